@@ -1,0 +1,53 @@
+# Everything here works from a fresh clone with Python 3.11 and pip: `.venv` is made from requirements.lock.
+
+PYTHON ?= python3.11
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help demo test check format slow bench lock clean
+
+help:
+	@echo "make demo    the whole job on a year of flights, with a plot"
+	@echo "make test    everything that is not slow"
+	@echo "make check   format, lint, types, import contracts, unit tests (under a minute)"
+	@echo "make slow    the tests that take minutes"
+	@echo "make bench   benchmarks, ratios side by side"
+	@echo "make lock    resolve pyproject.toml into requirements.lock again"
+
+$(INSTALLED): requirements.lock pyproject.toml
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $@
+
+demo: $(INSTALLED)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.flights.demo
+
+test: $(INSTALLED)
+	$(BIN)/python -m pytest
+
+check: $(INSTALLED)
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/python -m pytest -q tests/unit
+
+format: $(INSTALLED)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+slow: $(INSTALLED)
+	HYPOTHESIS_PROFILE=slow $(BIN)/python -m pytest -m slow --timeout 3600
+
+bench: $(INSTALLED)
+	$(BIN)/python -m benchmarks
+
+# The lock names versions and hashes only, never the place they came from.
+lock:
+	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
+		--fork-strategy fewest --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" --output-file requirements.lock
+
+clean:
+	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis
