@@ -1,0 +1,75 @@
+"""What is typed at a prompt, read into what the library takes: instants, entities, feature names.
+
+An instant has an offset or Z. A time without one is refused: it would be another moment on another machine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+AsJson = Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")]
+
+KNOWN_AT_HELP = "Use only what was available before this instant; as_of: before each question's own time."
+
+
+class UsageError(Exception):
+    """A command line that can't be run as typed (exit code 2)."""
+
+    def __init__(self, fact: str, *, hint: str | None = None) -> None:
+        super().__init__(fact)
+        self.fact = fact
+        self.hint = hint
+
+
+def instant(text: str | None, *, option: str) -> datetime | None:
+    """The instant that ``text`` names, in UTC; digits finer than a microsecond are floored."""
+    if text is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        raise UsageError(
+            f'{option}: "{text}" is no ISO 8601 time', hint="write it like 2026-01-01T00:00:00Z"
+        ) from None
+    if moment.tzinfo is None:
+        raise UsageError(
+            f'{option}: "{text}" has no offset from UTC',
+            hint=f"write {moment.isoformat()}Z for UTC, or an offset such as {moment.isoformat()}+01:00",
+        )
+    return moment.astimezone(UTC)
+
+
+def horizon(text: str | None, *, option: str = "--known-at") -> datetime | str | None:
+    """A horizon of knowledge: an instant, or ``"as_of"`` for each question's own time."""
+    return text if text == "as_of" else instant(text, option=option)
+
+
+def entities(pairs: Sequence[str]) -> dict[str, list[str]]:
+    """``["card_id=c1", "card_id=c2"]`` as columns: ``{"card_id": ["c1", "c2"]}``."""
+    columns: dict[str, list[str]] = {}
+    for pair in pairs:
+        key, equals, value = pair.partition("=")
+        if not equals or not key:
+            raise UsageError(f'--entity: "{pair}" is not KEY=VALUE', hint="write it like --entity card_id=c1")
+        columns.setdefault(key, []).append(value)
+    if len({len(values) for values in columns.values()}) > 1:
+        counts = ", ".join(f"{key} has {len(values)}" for key, values in columns.items())
+        raise UsageError(
+            f"--entity: the keys have different numbers of values ({counts})",
+            hint="give every key once per entity: -e origin=JFK -e carrier=AA -e origin=LGA -e carrier=DL",
+        )
+    return columns
+
+
+def feature_names(names: Sequence[str]) -> str | list[str]:
+    """One service or view as its name, features as a list; commas separate as repetition does."""
+    flat = [name.strip() for text in names for name in text.split(",") if name.strip()]
+    if not flat:
+        raise UsageError(
+            "no feature is named", hint="name features like card_activity:count_5m, or a service"
+        )
+    return flat[0] if len(flat) == 1 and ":" not in flat[0] else flat
