@@ -44,10 +44,13 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 
 # The lock names versions and hashes only, never the place they came from.
+# The second lock is what a service needs, at the first one's versions.
+LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes --fork-strategy fewest \
+	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
+
 lock:
-	uv pip compile pyproject.toml --quiet --upgrade --universal --python-version 3.11 --all-extras --generate-hashes \
-		--fork-strategy fewest --no-emit-index-url --no-emit-find-links \
-		--custom-compile-command "make lock" --output-file requirements.lock
+	$(LOCK) --upgrade --all-extras --output-file requirements.lock
+	$(LOCK) --extra postgres --extra streaming --constraint requirements.lock --output-file requirements-serve.lock
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

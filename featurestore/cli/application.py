@@ -82,8 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         return 1
     except typer.TyperException as error:
         fact = error.format_message().removesuffix(".")
-        context = getattr(error, "ctx", None)
-        command = context.command_path if isinstance(context, typer.Context) else "featurestore"
+        command = getattr(getattr(error, "ctx", None), "command_path", "featurestore")
         report_error(fact[:1].lower() + fact[1:], f"{command} --help shows how it is used")
         return error.exit_code
     except typer.Abort:
