@@ -1,0 +1,264 @@
+"""One write transaction of the store: everything in it is there, or nothing is.
+
+A commit has a number, larger than every one before it. Its time, ``now_us``, is the caller's; the order of
+commits is by number and never by time.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Iterable, Mapping, Sequence
+
+from sqlalchemy import Connection, delete, func, insert, select, text, update
+
+from featurestore.store import sqlite
+from featurestore.store.records import (
+    COUNTER_KINDS,
+    Definition,
+    LoadedFile,
+    Roles,
+    SegmentRow,
+    TimelineState,
+    ViewState,
+)
+from featurestore.store.segments import read_segments
+from featurestore.store.tables import (
+    arrivals,
+    backfill_progress,
+    commits,
+    definitions,
+    loaded_files,
+    segments,
+    timeline_versions,
+    view_versions,
+)
+
+_ADD_COUNT = text(
+    "INSERT INTO counters (source, partition, kind, n) VALUES (:source, :partition, :kind, :n) "
+    "ON CONFLICT (source, partition, kind) DO UPDATE SET n = counters.n + excluded.n"
+)
+
+
+class Commit:
+    """An open write transaction, given by ``store.commit(...)``."""
+
+    def __init__(
+        self, connection: Connection, raw: sqlite3.Connection, *, kind: str, now_us: int, detail: str
+    ) -> None:
+        self._connection = connection
+        self._raw = raw
+        latest = raw.execute(sqlite.READ_LATEST_COMMIT).fetchone()
+        self._last_arrival: int = latest[1] if latest else 0
+        self.now_us = now_us
+        self.number: int = connection.execute(
+            insert(commits)
+            .values(
+                committed_at_us=now_us,
+                kind=kind,
+                detail=detail,
+                last_arrival=self._last_arrival,
+                registry_commit=latest[2] if latest else 0,
+            )
+            .returning(commits.c.number)
+        ).scalar_one()
+
+    # Timelines
+
+    def append(self, timeline_version_id: int, rows: Iterable[SegmentRow]) -> None:
+        """Add segments or deltas; at most one row per (entity, level, start) in one commit."""
+        number = self.number
+        self._raw.executemany(
+            sqlite.INSERT_SEGMENTS,
+            (
+                (timeline_version_id, key, level, start, number, versions, payload)
+                for key, level, start, versions, payload in rows
+            ),
+        )
+
+    def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        """The payloads of each entity that has any, as they are now, this commit's own included."""
+        return read_segments(self._raw, timeline_version_id, entity_keys)
+
+    def remove_segments(self, timeline_version_id: int, *, entities: int) -> int:
+        """Remove the rows of a dropped timeline version's next ``entities`` keys; 0 when none are left."""
+        of_version = segments.c.timeline_version_id == timeline_version_id
+        keys = select(segments.c.entity_key).where(of_version).distinct().order_by(segments.c.entity_key)
+        last = self._connection.execute(
+            select(func.max(keys.limit(entities).subquery().c.entity_key))
+        ).scalar_one()
+        if last is None:
+            return 0
+        removed = delete(segments).where(of_version, segments.c.entity_key <= last)
+        return self._connection.execute(removed).rowcount
+
+    # Arrivals and counters
+
+    def add_arrivals(self, source: str, payload: bytes, *, rows: int, arrived_at_us: int) -> int:
+        """Append one push of ``rows`` rows; they are numbered from the returned number on, without a gap."""
+        assert rows > 0
+        first = self._last_arrival + 1
+        self._last_arrival += rows
+        self._connection.execute(
+            insert(arrivals).values(
+                first_number=first,
+                rows=rows,
+                source=source,
+                arrived_at_us=arrived_at_us,
+                payload=payload,
+                commit_number=self.number,
+            )
+        )
+        self._latest(last_arrival=self._last_arrival)
+        return first
+
+    def count(self, source: str, partition: str, counts: Mapping[str, int]) -> None:
+        """Move a source's counters, in the transaction of the data that they count."""
+        for kind in counts:
+            assert kind in COUNTER_KINDS, kind
+        moved = [
+            {"source": source, "partition": partition, "kind": kind, "n": n}
+            for kind, n in counts.items()
+            if n
+        ]
+        if moved:
+            self._connection.execute(_ADD_COUNT, moved)
+
+    # Progress of backfills
+
+    def file_loaded(self, timeline_version_id: int, file: LoadedFile) -> None:
+        """Say that a timeline version holds a file; a path that was loaded before is replaced."""
+        of_path = (loaded_files.c.timeline_version_id == timeline_version_id) & (
+            loaded_files.c.path == file.path
+        )
+        self._connection.execute(delete(loaded_files).where(of_path))
+        self._connection.execute(
+            insert(loaded_files).values(
+                timeline_version_id=timeline_version_id,
+                path=file.path,
+                sha256=file.sha256,
+                size=file.size,
+                rows=file.rows,
+                commit_number=self.number,
+            )
+        )
+
+    def progress(self, timeline_version_id: int, part: str, *, done: int, total: int) -> None:
+        """Say how many of a part's entities, in key order, are written, this commit's included."""
+        self._forget_progress(timeline_version_id, part)
+        self._connection.execute(
+            insert(backfill_progress).values(
+                timeline_version_id=timeline_version_id,
+                part=part,
+                done=done,
+                total=total,
+                commit_number=self.number,
+            )
+        )
+
+    def finish_part(self, timeline_version_id: int, part: str) -> None:
+        """A part is whole: its progress is no longer kept (its files are, by ``file_loaded``)."""
+        self._forget_progress(timeline_version_id, part)
+
+    # Registry
+
+    def define(self, definition: Definition) -> None:
+        """Keep what was applied under a name, in place of what was applied before."""
+        self.undefine(definition.kind, definition.name)
+        self._connection.execute(
+            insert(definitions).values(
+                kind=definition.kind,
+                name=definition.name,
+                payload=definition.payload,
+                fingerprint=definition.fingerprint,
+                commit_number=self.number,
+            )
+        )
+
+    def undefine(self, kind: str, name: str) -> None:
+        self._connection.execute(
+            delete(definitions).where((definitions.c.kind == kind) & (definitions.c.name == name))
+        )
+        self._latest(registry_commit=self.number)
+
+    def add_timeline_version(
+        self,
+        *,
+        source: str,
+        entity: str,
+        fingerprint: str,
+        columns: Mapping[str, str],
+        roles: Roles,
+        state: TimelineState = "filling",
+    ) -> int:
+        """A new, empty timeline version; returns its id."""
+        self._latest(registry_commit=self.number)
+        new_id: int = self._connection.execute(
+            insert(timeline_versions)
+            .values(
+                source=source,
+                entity=entity,
+                fingerprint=fingerprint,
+                columns=json.dumps(dict(columns)),
+                roles=json.dumps(dict(roles)),
+                state=state,
+                created_commit=self.number,
+            )
+            .returning(timeline_versions.c.id)
+        ).scalar_one()
+        return new_id
+
+    def set_timeline_state(self, timeline_version_id: int, state: TimelineState) -> None:
+        self._latest(registry_commit=self.number)
+        self._connection.execute(
+            update(timeline_versions).where(timeline_versions.c.id == timeline_version_id).values(state=state)
+        )
+
+    def add_view_version(self, *, view: str, fingerprint: str, spec: str, timeline_version_id: int) -> int:
+        """The view's next version, filling; returns its id. ``switch_view`` makes it the current one."""
+        self._latest(registry_commit=self.number)
+        newest = self._connection.execute(
+            select(func.max(view_versions.c.version)).where(view_versions.c.view == view)
+        ).scalar_one()
+        new_id: int = self._connection.execute(
+            insert(view_versions)
+            .values(
+                view=view,
+                version=(newest or 0) + 1,
+                fingerprint=fingerprint,
+                spec=spec,
+                timeline_version_id=timeline_version_id,
+                state="filling",
+                created_commit=self.number,
+            )
+            .returning(view_versions.c.id)
+        ).scalar_one()
+        return new_id
+
+    def switch_view(self, view_version_id: int) -> None:
+        """Make a version its view's current one; the one before it stays readable as ``view@version``."""
+        c = view_versions.c
+        view = select(c.view).where(c.id == view_version_id).scalar_subquery()
+        self._connection.execute(
+            update(view_versions).where(c.view == view, c.state == "current").values(state="pinned")
+        )
+        self.set_view_state(view_version_id, "current")
+
+    def set_view_state(self, view_version_id: int, state: ViewState) -> None:
+        """``switched_commit`` tells the commit that last made the version current."""
+        self._latest(registry_commit=self.number)
+        values: dict[str, object] = {"state": state}
+        if state == "current":
+            values["switched_commit"] = self.number
+        self._connection.execute(
+            update(view_versions).where(view_versions.c.id == view_version_id).values(values)
+        )
+
+    def _latest(self, **values: int) -> None:
+        self._connection.execute(update(commits).where(commits.c.number == self.number).values(values))
+
+    def _forget_progress(self, timeline_version_id: int, part: str) -> None:
+        c = backfill_progress.c
+        self._connection.execute(
+            delete(backfill_progress).where(c.timeline_version_id == timeline_version_id, c.part == part)
+        )

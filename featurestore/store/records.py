@@ -1,0 +1,115 @@
+"""What the store's rows are once they are read: frozen, named like their tables.
+
+Instants are int64 microseconds UTC; a commit number says when in the store's own order something was written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+DELTA_LEVEL = -1
+SEGMENT_LEVEL = 0
+
+# What became of each delivered row, per source and partition (law 6).
+COUNTER_KINDS = (
+    "delivered", "accepted", "corrected", "duplicate", "keyless", "rejected", "ignored", "late",
+    "dead_lettered",
+)  # fmt: skip
+
+TimelineState = Literal["filling", "current", "retired"]
+ViewState = Literal["filling", "current", "pinned", "dropped"]
+Roles = Mapping[str, "str | Sequence[str] | None"]
+
+
+class SegmentRow(NamedTuple):
+    """Versions of one entity: ``versions`` of them in the payload, ``start`` their least event_time."""
+
+    entity_key: bytes
+    level: int
+    start: int
+    versions: int
+    payload: bytes
+
+
+class Arrival(NamedTuple):
+    """One push: rows numbered ``[first_number, first_number + rows)``."""
+
+    first_number: int
+    rows: int
+    arrived_at_us: int
+    payload: bytes
+
+
+class CounterKey(NamedTuple):
+    source: str
+    partition: str
+    kind: str
+
+
+class Progress(NamedTuple):
+    """How far one part of a backfill has come: ``done`` of ``total`` entities, in key order."""
+
+    done: int
+    total: int
+
+
+class Sizes(NamedTuple):
+    """What one timeline version takes: stored rows, the versions in them, and the bytes of their payloads."""
+
+    segments: int
+    versions: int
+    payload_bytes: int
+
+
+@dataclass(frozen=True)
+class Definition:
+    """What was applied last under a name, for ``plan`` to compare with."""
+
+    kind: str
+    name: str
+    payload: str
+    fingerprint: str
+    commit_number: int = 0
+
+
+@dataclass(frozen=True)
+class TimelineVersion:
+    """The stored columns of one (source, entity), and the horizon before which no question is answered."""
+
+    id: int
+    source: str
+    entity: str
+    fingerprint: str
+    columns: Mapping[str, str]
+    roles: Roles
+    state: TimelineState
+    horizon_us: int | None
+    created_commit: int
+
+
+@dataclass(frozen=True)
+class ViewVersion:
+    """One fingerprint of a view over one timeline version; ``version`` counts 1, 2, ... within the view."""
+
+    id: int
+    view: str
+    version: int
+    fingerprint: str
+    spec: str
+    timeline_version_id: int
+    state: ViewState
+    created_commit: int
+    switched_commit: int | None
+
+
+@dataclass(frozen=True)
+class LoadedFile:
+    """A file of a log that a timeline version holds, with the hash that it had then."""
+
+    path: str
+    sha256: str
+    size: int
+    rows: int
+    commit_number: int = 0

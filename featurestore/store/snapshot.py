@@ -1,0 +1,158 @@
+"""One consistent state of the store: everything that a snapshot reads is of one commit (law 5).
+
+``commit_number`` is the last commit that it sees; nothing written after it began is in any answer.
+"""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+from collections.abc import Sequence
+from typing import TypeVarTuple
+
+from sqlalchemy import Connection, Row, Select, func, select
+
+from featurestore.store import sqlite
+from featurestore.store.records import (
+    Arrival,
+    CounterKey,
+    Definition,
+    LoadedFile,
+    Progress,
+    Sizes,
+    TimelineVersion,
+    ViewVersion,
+)
+from featurestore.store.segments import read_segments
+from featurestore.store.sqlite import Sqlite
+from featurestore.store.tables import (
+    arrivals,
+    backfill_progress,
+    counters,
+    definitions,
+    loaded_files,
+    segments,
+    store_meta,
+    timeline_versions,
+    view_versions,
+)
+
+Columns = TypeVarTuple("Columns")
+
+
+class Snapshot:
+    """An open read transaction, given by ``store.snapshot()``; good until its block ends.
+
+    ``registry_commit`` is the last commit that changed a definition or a version: what was read from the
+    registry may be cached under it. ``last_arrival`` is the number of the last pushed row.
+    """
+
+    __slots__ = ("_connection", "_database", "_raw", "commit_number", "last_arrival", "registry_commit")
+
+    def __init__(self, database: Sqlite, connection: Connection, raw: sqlite3.Connection) -> None:
+        self._database = database
+        self._connection = connection
+        self._raw = raw
+        latest = raw.execute(sqlite.READ_LATEST_COMMIT).fetchone()
+        self.commit_number: int
+        self.last_arrival: int
+        self.registry_commit: int
+        self.commit_number, self.last_arrival, self.registry_commit = latest or (0, 0, 0)
+
+    def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        """The payloads of each entity that has any."""
+        try:
+            return read_segments(self._raw, timeline_version_id, entity_keys)
+        except sqlite3.Error as error:
+            raise (self._database.unavailable(str(error)) or error) from error
+
+    def entity_keys(self, timeline_version_id: int, *, after: bytes = b"", limit: int) -> list[bytes]:
+        """The next keys of a timeline version in their order, for walking through all of them."""
+        c = segments.c
+        rows = self._rows(
+            select(c.entity_key)
+            .where(c.timeline_version_id == timeline_version_id, c.entity_key > after)
+            .distinct()
+            .order_by(c.entity_key)
+            .limit(limit)
+        )
+        return [row[0] for row in rows]
+
+    def arrivals(self, source: str, *, after: int = 0, up_to: int | None = None) -> list[Arrival]:
+        """The pushes of a source, oldest first, whose rows have numbers in ``(after, up_to]``."""
+        c = arrivals.c
+        query = select(c.first_number, c.rows, c.arrived_at_us, c.payload).where(
+            c.source == source, c.first_number > after
+        )
+        if up_to is not None:
+            query = query.where(c.first_number + c.rows - 1 <= up_to)
+        return [Arrival(*row) for row in self._rows(query.order_by(c.first_number))]
+
+    def definitions(self) -> list[Definition]:
+        """What was applied last, by kind and name."""
+        c = definitions.c
+        query = select(c.kind, c.name, c.payload, c.fingerprint, c.commit_number).order_by(c.kind, c.name)
+        return [Definition(*row) for row in self._rows(query)]
+
+    def timeline_versions(self) -> list[TimelineVersion]:
+        """Every timeline version, oldest first."""
+        return [
+            TimelineVersion(
+                id=row.id,
+                source=row.source,
+                entity=row.entity,
+                fingerprint=row.fingerprint,
+                columns=json.loads(row.columns),
+                roles=json.loads(row.roles),
+                state=row.state,
+                horizon_us=row.horizon_us,
+                created_commit=row.created_commit,
+            )
+            for row in self._rows(select(timeline_versions).order_by(timeline_versions.c.id))
+        ]
+
+    def view_versions(self) -> list[ViewVersion]:
+        """Every version of every view, dropped ones too, by view and version."""
+        c = view_versions.c
+        return [
+            ViewVersion(**row._mapping)
+            for row in self._rows(select(view_versions).order_by(c.view, c.version))
+        ]
+
+    def counters(self) -> dict[CounterKey, int]:
+        """(source, partition, kind) -> how many rows, since the store was made."""
+        c = counters.c
+        query = select(c.source, c.partition, c.kind, c.n).order_by(c.source, c.partition, c.kind)
+        return {CounterKey(source, partition, kind): n for source, partition, kind, n in self._rows(query)}
+
+    def loaded_files(self, timeline_version_id: int) -> dict[str, LoadedFile]:
+        """Path -> the file as it was when it was loaded."""
+        c = loaded_files.c
+        query = select(c.path, c.sha256, c.size, c.rows, c.commit_number)
+        rows = self._rows(query.where(c.timeline_version_id == timeline_version_id).order_by(c.path))
+        return {row[0]: LoadedFile(*row) for row in rows}
+
+    def progress(self, timeline_version_id: int) -> dict[str, Progress]:
+        """Part -> how far it has come, for parts that are not whole yet."""
+        c = backfill_progress.c
+        query = select(c.part, c.done, c.total).where(c.timeline_version_id == timeline_version_id)
+        return {part: Progress(done, total) for part, done, total in self._rows(query.order_by(c.part))}
+
+    def sizes(self) -> dict[int, Sizes]:
+        """Timeline version -> what it takes. Walks over every row: for reports, not for requests."""
+        c = segments.c
+        query = select(
+            c.timeline_version_id,
+            func.count(),
+            func.sum(c.versions),
+            func.sum(func.length(c.payload)),
+        ).group_by(c.timeline_version_id)
+        return {row[0]: Sizes(row[1], int(row[2]), int(row[3])) for row in self._rows(query)}
+
+    def meta(self) -> dict[str, str]:
+        """What the store says about itself: ``store_id``."""
+        return {row[0]: row[1] for row in self._rows(select(store_meta.c.key, store_meta.c.value))}
+
+    def _rows(self, query: Select[*Columns]) -> Sequence[Row[*Columns]]:
+        with self._database.errors():
+            return self._connection.execute(query).all()

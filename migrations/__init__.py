@@ -1,0 +1,1 @@
+"""The store's schema, one revision a file; ``featurestore migrate`` brings a store to the newest."""

@@ -1,0 +1,1 @@
+"""The revisions in their order; ``featurestore.store.schema.REVISIONS`` lists them."""
