@@ -2,8 +2,8 @@
 
 Time: a version is known when it was available strictly before K; a fact counts when its event_time is in
 ``[T - delay - window, T - delay)``. Nothing is cut into intervals here: every question filters all versions
-anew. The order of work is that of the page: reject bad input, keep what K knows, choose each identity's version,
-and only then key, ``where``, null input and window.
+anew. The order of work is that of the page: reject bad input, keep what K knows, choose each identity's
+version, and only then key, ``where``, null input and window.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from featurestore.testing.reference_expressions import Expression, expression
 from featurestore.testing.reference_operations import OPERATIONS, Asked, Item, Overflow, rank, tidy
 
 Row: TypeAlias = "dict[str, Any]"
-"""A log row after casting: int, float, str, bool, bytes, Decimal, datetime.date, list or None; an instant is an
-int, microseconds UTC."""
+"""A log row after casting: int, float, str, bool, bytes, Decimal, datetime.date, list or None; an instant
+is an int, microseconds UTC."""
 
 
 @dataclass(frozen=True)
@@ -99,8 +99,12 @@ class Oracle:
             feature for aggregation in view.features for feature in _features(aggregation, self.schema)
         ]
 
+    def dtypes(self) -> dict[str, DType]:
+        """The type of each feature's values."""
+        return {feature.name: _result_dtype(feature) for feature in self.features}
+
     def answer(self, keys: tuple[Any, ...], *, as_of: int | None, known_at: KnownAt) -> dict[str, Value]:
-        """Every feature of the entity ``keys`` at ``as_of``, as ``known_at`` knows it; a null time gives null."""
+        """Every feature of the entity ``keys`` at ``as_of``; all null at a null time."""
         if as_of is None:
             return {feature.name: Value(None, flagged=False, latest=None) for feature in self.features}
         horizon = as_of if known_at == "as_of" else known_at
@@ -167,8 +171,8 @@ def _version(view: FeatureView, schema: Mapping[str, DType], row: Row, number: i
 
 
 def _chosen(versions: Sequence[Version]) -> Version:
-    """The version of one identity that counts: each content once, from its least ``available_at``; of these the
-    one that is ranked last."""
+    """The version of one identity that counts: each content once, from its least ``available_at``; of these
+    the one that is ranked last."""
     first_delivery: dict[tuple[int, int], Version] = {}
     for version in sorted(versions, key=lambda version: _nulls_last(version.available_at)):
         first_delivery.setdefault(version.content, version)
@@ -179,7 +183,7 @@ def _chosen(versions: Sequence[Version]) -> Version:
 
 
 def _place(version: Version) -> tuple[Any, ...]:
-    """Its place on the timeline. The last part settles only rows without id, equal but for ``available_at``."""
+    """Its place on the timeline. The last part settles rows without id, equal but for ``available_at``."""
     return (version.event_time, version.order, version.id, version.content, _nulls_last(version.available_at))
 
 
@@ -260,10 +264,15 @@ def _item_dtype(feature: _Feature) -> DType | None:
     return dtype.item if explodes else dtype
 
 
-def _default(feature: _Feature) -> Any:
+def _result_dtype(feature: _Feature) -> DType:
     aggregation = feature.aggregation
+    # An operation without a column says what it gives whatever it is asked of.
     dtype = _item_dtype(feature) or DType("int64")
-    return tidy(_cast(aggregation.default, aggregation.operation.result(dtype, dict(aggregation.parameters))))
+    return aggregation.operation.result(dtype, dict(aggregation.parameters))
+
+
+def _default(feature: _Feature) -> Any:
+    return tidy(_cast(feature.aggregation.default, _result_dtype(feature)))
 
 
 def _cast(value: Any, dtype: DType) -> Any:

@@ -1,6 +1,6 @@
 """The oracle's content hash: canonical bytes of a row and their MurmurHash3 x64 128, in plain Python.
 
-No rule about time: whoever names the columns leaves ``available_at`` out, so a re-delivery is the same content.
+No rule about time: whoever names the columns leaves ``available_at`` out, so a late copy is the same content.
 """
 
 from __future__ import annotations
@@ -70,13 +70,15 @@ def unscaled(value: Decimal, scale: int) -> int:
     """The whole number of units of 10^-scale in a finite decimal that has no finer digits."""
     sign, digits, exponent = value.as_tuple()
     assert isinstance(exponent, int)
-    whole = int("".join(map(str, digits)) or "0")
+    whole: int = int("".join(map(str, digits)) or "0")
     shift = exponent + scale
     if shift < 0:
-        whole, lost = divmod(whole, 10**-shift)
-        assert lost == 0, f"{value} has more than {scale} digits behind the point"
-        shift = 0
-    return (-whole if sign else whole) * 10**shift
+        finer: int = 10 ** (-shift)
+        assert whole % finer == 0, f"{value} has more than {scale} digits behind the point"
+        units = whole // finer
+    else:
+        units = whole * int(10**shift)
+    return -units if sign else units
 
 
 def decimal_of(units: int, scale: int) -> Decimal:

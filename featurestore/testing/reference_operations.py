@@ -1,7 +1,7 @@
 """The oracle's operations: one small function each, over the values that contribute, oldest first.
 
-Time: an item carries its fact's ``event_time``; ``asked.as_of`` is the question's T, without the delay. Nobody
-here knows of windows: whoever calls has chosen the items.
+Time: an item carries its fact's ``event_time``; ``asked.as_of`` is the question's T, without the delay.
+Nobody here knows of windows: whoever calls has chosen the items.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ NAN = float("nan")
 
 @dataclass(frozen=True)
 class Item:
-    """A value that contributes: an input, or one element of a list input. ``order`` is for min_by and max_by."""
+    """A value that contributes: an input or a list input's element. ``order`` is for min_by and max_by."""
 
     value: Any
     event_time: int
@@ -276,10 +276,10 @@ def _histogram(items: Items, asked: Asked) -> dict[Any, int]:
 
 def _percentile(items: Items, asked: Asked) -> float:
     """``numpy.quantile(values, q, method="linear")``, step by step in float64."""
-    values = sorted(nearest(Fraction(v)) if not isinstance(v, float) else v for v in _values(items))
+    values: list[float] = sorted(v if isinstance(v, float) else nearest(Fraction(v)) for v in _values(items))
     if any(math.isnan(value) for value in values):
         return NAN
-    h = float(len(values) - 1) * asked.parameters["q"]
+    h: float = float(len(values) - 1) * asked.parameters["q"]
     below = math.floor(h)
     t = h - below
     a, b = values[below], values[min(below + 1, len(values) - 1)]
