@@ -1,0 +1,122 @@
+"""Cells: values of JSON, or of Python, as text with its kind; the form in which rows wait for their declared
+types.
+
+Time: a time is ISO 8601 text, or a number where the source declares a ``time_unit``.
+"""
+
+from __future__ import annotations
+
+import base64
+import datetime
+import decimal
+import json
+import uuid
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+KINDS = NULL, NUMBER, TEXT, BOOLEAN, LIST, OTHER = tuple(range(6))
+
+
+class CellType(pa.ExtensionType):  # type: ignore[misc]
+    """Arrow's type of an array of cells: structs of ``kind`` and ``text``."""
+
+    def __init__(self) -> None:
+        storage = pa.struct([pa.field("kind", pa.uint8()), pa.field("text", pa.string())])
+        super().__init__(storage, "featurestore.cell")
+
+    def __arrow_ext_serialize__(self) -> bytes:
+        return b""
+
+    @classmethod
+    def __arrow_ext_deserialize__(cls, storage_type: pa.DataType, serialized: bytes) -> CellType:
+        return cls()
+
+
+CELL = CellType()
+
+
+class Number(str):
+    """A number of JSON as its digits, from a parser's ``parse_int`` and ``parse_float``."""
+
+    __slots__ = ()
+
+
+def cells_of(values: Sequence[object]) -> pa.Array:
+    """``values`` as an array of cells."""
+    kinds = np.zeros(len(values), np.uint8)
+    texts: list[str | None] = []
+    for i, value in enumerate(values):
+        kinds[i], text = _cell(value)
+        texts.append(text)
+    return cells(pa.array(_encodable(texts, kinds), pa.string()), kinds)
+
+
+def cells(text: pa.Array, kinds: NDArray[np.uint8]) -> pa.Array:
+    """Text and its kinds as one array; null is where the kind is NULL."""
+    storage = pa.StructArray.from_arrays(
+        [pa.array(kinds), text], fields=list(CELL.storage_type), mask=pa.array(kinds == NULL)
+    )
+    return pa.ExtensionArray.from_storage(CELL, storage)
+
+
+def parse_json(text: str) -> object:
+    """A JSON value whose numbers keep their digits. Raises ValueError (RecursionError if nested beyond
+    reason)."""
+    return json.loads(text, parse_int=Number, parse_float=Number, parse_constant=_refuse)
+
+
+def _refuse(word: str) -> object:
+    raise ValueError(f'{word} is not JSON; write it as text: "{word}"')
+
+
+def _cell(value: object) -> tuple[int, str | None]:
+    match value:
+        case None:
+            return NULL, None
+        case bool() | np.bool_():
+            return BOOLEAN, "true" if value else "false"
+        case Number():
+            return NUMBER, value
+        case str():
+            return TEXT, value
+        case int() | float() | np.integer() | np.floating() | decimal.Decimal():
+            return _number(value)
+        case list() | tuple():
+            return LIST, "[" + ", ".join(map(_json, value)) + "]"
+        case datetime.datetime() | datetime.date():
+            return TEXT, value.isoformat()
+        case uuid.UUID():
+            return TEXT, str(value)
+        case bytes():
+            return TEXT, base64.b64encode(value).decode("ascii")
+    return OTHER, None
+
+
+def _number(value: int | float | np.integer | np.floating | decimal.Decimal) -> tuple[int, str | None]:
+    try:
+        return NUMBER, repr(float(value)) if isinstance(value, (float, np.floating)) else str(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return OTHER, None
+
+
+def _json(item: object) -> str:
+    """An item of a list as JSON, numbers by their digits."""
+    kind, text = _cell(item)
+    if text is None:
+        return "null" if kind == NULL else "{}"
+    is_word = kind == NUMBER and text.strip("+-").isalpha()
+    return json.dumps(text) if kind == TEXT or is_word else text
+
+
+def _encodable(texts: list[str | None], kinds: NDArray[np.uint8]) -> list[str | None]:
+    """``texts`` with those that are no UTF-8 (lone surrogates) left out and marked OTHER."""
+    try:
+        "".join(text for text in texts if text is not None).encode("utf-8")
+    except UnicodeEncodeError:
+        for i, text in enumerate(texts):
+            if text is not None and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
+                texts[i], kinds[i] = None, OTHER
+    return texts
