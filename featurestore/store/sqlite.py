@@ -95,9 +95,13 @@ class Sqlite:
                 raw.execute(f"PRAGMA cache_size=-{WRITE_CACHE_KIB}")
             return connection, raw
 
-    def begin_write(self, raw: sqlite3.Connection) -> None:
-        """One attempt at the write lock."""
+    def begin_write(self, raw: sqlite3.Connection, *, first: bool = False) -> None:
+        """One attempt at the write lock; ``first`` makes the file a store's before that."""
         try:
+            if first:
+                # Both last as long as the file: its page size (if it is empty yet) and its write-ahead log.
+                raw.execute(f"PRAGMA page_size={PAGE_BYTES}")
+                raw.execute("PRAGMA journal_mode=WAL")
             raw.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
@@ -148,9 +152,6 @@ class Sqlite:
 
         @event.listens_for(engine, "connect")
         def prepare(raw: sqlite3.Connection, _record: object) -> None:
-            # Page size first: it holds only for a file that is not there yet.
-            raw.execute(f"PRAGMA page_size={PAGE_BYTES}")
-            raw.execute("PRAGMA journal_mode=WAL")
             # FULL: a commit is on the disk before it is answered.
             raw.execute("PRAGMA synchronous=FULL")
             raw.execute("PRAGMA foreign_keys=ON")

@@ -142,7 +142,7 @@ class Store:
             return
         if not migrate:
             raise schema.needs_migration(self.name, standing)
-        with self._writing():
+        with self._writing(first=True):
             # Another process may have come first; the transaction decides.
             if schema.standing(connection, self.name) != "current":
                 schema.upgrade(connection)
@@ -150,7 +150,7 @@ class Store:
                 connection.execute(insert(store_meta).values(key="store_id", value=uuid.uuid4().hex))
 
     @contextlib.contextmanager
-    def _writing(self) -> Iterator[None]:
+    def _writing(self, *, first: bool = False) -> Iterator[None]:
         """The one place where something is written: a turn, a transaction, and what its errors mean."""
         if self._closed:
             raise StoreError(f"{self.name}: it is closed")
@@ -158,7 +158,9 @@ class Store:
         database = self._database
         with (
             database.errors(),
-            database.turn.taken(lambda: database.begin_write(raw), timeout_s=database.busy_timeout_s),
+            database.turn.taken(
+                lambda: database.begin_write(raw, first=first), timeout_s=database.busy_timeout_s
+            ),
         ):
             try:
                 yield

@@ -1,0 +1,445 @@
+"""What every store promises on every database: whole commits, consistent snapshots, nothing lost."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from featurestore.errors import StoreError
+from featurestore.store import (
+    DELTA_LEVEL,
+    SEGMENT_LEVEL,
+    Arrival,
+    CounterKey,
+    Definition,
+    LoadedFile,
+    Progress,
+    SegmentRow,
+    Sizes,
+    Store,
+)
+
+# PostgreSQL joins here: a function from a temporary directory to the URL of an empty store.
+STORES: dict[str, Callable[[Path], str]] = {"sqlite": lambda directory: f"sqlite:///{directory / 'store.db'}"}
+
+
+@pytest.fixture(params=STORES)
+def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return STORES[request.param](tmp_path)
+
+
+@pytest.fixture
+def store(url: str) -> Iterator[Store]:
+    with Store.open(url, migrate=True) as opened:
+        yield opened
+
+
+def new_timeline(store: Store, source: str = "transactions") -> int:
+    with store.commit("apply", now_us=1) as commit:
+        return commit.add_timeline_version(
+            source=source,
+            entity="card",
+            fingerprint="f",
+            columns={"ts": "timestamp"},
+            roles={"id": ["a", "b"]},
+        )
+
+
+def delta(key: bytes, payload: bytes, start: int = 0) -> SegmentRow:
+    return SegmentRow(key, DELTA_LEVEL, start, 1, payload)
+
+
+def segment(key: bytes, payload: bytes, start: int = 0) -> SegmentRow:
+    return SegmentRow(key, SEGMENT_LEVEL, start, 1, payload)
+
+
+def test_an_empty_store_answers_with_nothing(store: Store):
+    with store.snapshot() as snapshot:
+        assert (snapshot.commit_number, snapshot.last_arrival, snapshot.registry_commit) == (0, 0, 0)
+        assert snapshot.read(1, [b"k"]) == {}
+        assert snapshot.arrivals("transactions") == []
+        assert snapshot.timeline_versions() == snapshot.view_versions() == snapshot.definitions() == []
+        assert (
+            snapshot.counters() == snapshot.sizes() == snapshot.loaded_files(1) == snapshot.progress(1) == {}
+        )
+
+
+def test_commit_numbers_rise_and_a_failed_commit_leaves_no_trace(store: Store):
+    with store.commit("first", now_us=1) as first:
+        pass
+
+    def fail_after_writing() -> None:
+        with store.commit("second", now_us=2) as second:
+            second.add_arrivals("transactions", b"x", rows=1, arrived_at_us=2)
+            second.append(1, [segment(b"k", b"x")])
+            second.count("transactions", "", {"accepted": 1})
+            second.define(Definition("view", "v", "{}", "f"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_writing()
+    with store.snapshot() as snapshot:
+        assert snapshot.commit_number == first.number
+        assert snapshot.read(1, [b"k"]) == {} and snapshot.arrivals("transactions") == []
+        assert snapshot.counters() == {} and snapshot.definitions() == []
+    with store.commit("third", now_us=3) as third:
+        assert third.number > first.number
+
+
+def test_an_entity_has_its_segments_and_deltas_and_nobody_elses(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    with store.commit("backfill", now_us=1) as commit:
+        commit.append(timeline, [segment(b"a", b"a0", 0), segment(b"a", b"a7", 7), segment(b"ab", b"ab")])
+        commit.append(other, [segment(b"a", b"other")])
+    with store.commit("ingest", now_us=2) as commit:
+        assert commit.read(timeline, [b"a", b"zz"]) == {b"a": [b"a0", b"a7"]}
+        commit.append(timeline, [delta(b"a", b"late", 3)])
+        assert sorted(commit.read(timeline, [b"a"])[b"a"]) == [b"a0", b"a7", b"late"]
+    with store.snapshot() as snapshot:
+        found = snapshot.read(timeline, [b"a", b"b", b"ab", b"a"])
+        assert {key: sorted(payloads) for key, payloads in found.items()} == {
+            b"a": [b"a0", b"a7", b"late"],
+            b"ab": [b"ab"],
+        }
+        assert snapshot.read(other, [b"a"]) == {b"a": [b"other"]}
+        assert snapshot.read(timeline, []) == {}
+        assert snapshot.entity_keys(timeline, limit=10) == [b"a", b"ab"]
+        assert snapshot.entity_keys(timeline, after=b"a", limit=10) == [b"ab"]
+        assert snapshot.sizes() == {timeline: Sizes(4, 4, 10), other: Sizes(1, 1, 5)}
+
+
+@pytest.mark.parametrize("asked", [1, 2, 3, 127, 128, 129, 511, 512, 513, 1500])
+def test_any_number_of_keys_is_read_at_once(store: Store, asked: int):
+    timeline = new_timeline(store)
+    rows = {b"%05d" % n: b"payload %d" % n for n in range(1600)}
+    with store.commit("backfill", now_us=1) as commit:
+        commit.append(timeline, [segment(key, payload) for key, payload in rows.items()])
+    keys = random.Random(asked).sample(sorted(rows), asked)
+    with store.snapshot() as snapshot:
+        assert snapshot.read(timeline, [*keys, b"unknown"]) == {key: [rows[key]] for key in keys}
+
+
+def test_keys_and_payloads_are_bytes_of_any_value(store: Store):
+    timeline = new_timeline(store)
+    everything = bytes(range(256))
+    keys = [b"\x00", b"\x00\x00", b"\xff", everything, b"'; drop table segments; --"]
+    with store.commit("backfill", now_us=1) as commit:
+        commit.append(timeline, [segment(key, everything + key, start=-(2**63)) for key in keys])
+    with store.snapshot() as snapshot:
+        assert snapshot.read(timeline, keys) == {key: [everything + key] for key in keys}
+        assert snapshot.entity_keys(timeline, limit=9) == sorted(keys)
+
+
+def test_law_5_a_snapshot_sees_one_commit_however_long_it_lasts(store: Store):
+    timeline = new_timeline(store)
+    with store.commit("ingest", now_us=1) as before:
+        before.append(timeline, [delta(b"k", b"before")])
+    with store.snapshot() as snapshot:
+        with store.commit("ingest", now_us=2) as after:
+            after.append(timeline, [delta(b"k", b"after")])
+            after.count("transactions", "", {"accepted": 1})
+        assert snapshot.commit_number == before.number
+        assert snapshot.read(timeline, [b"k"]) == {b"k": [b"before"]} and snapshot.counters() == {}
+        with store.snapshot() as newer:
+            assert newer.commit_number == after.number
+            assert newer.read(timeline, [b"k"]) == {b"k": [b"before", b"after"]}
+
+
+def test_arrivals_are_numbered_without_a_gap_and_read_up_to_a_number(store: Store):
+    with store.commit("ingest", now_us=10) as commit:
+        assert commit.add_arrivals("transactions", b"one", rows=3, arrived_at_us=10) == 1
+        assert commit.add_arrivals("refunds", b"two", rows=1, arrived_at_us=10) == 4
+
+    def fail_after_arrivals() -> None:
+        with store.commit("ingest", now_us=11) as commit:
+            assert commit.add_arrivals("transactions", b"lost", rows=9, arrived_at_us=11) == 5
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_after_arrivals()
+    with store.commit("ingest", now_us=12) as commit:
+        assert commit.add_arrivals("transactions", b"three", rows=2, arrived_at_us=12) == 5
+    one, three = Arrival(1, 3, 10, b"one"), Arrival(5, 2, 12, b"three")
+    with store.snapshot() as snapshot:
+        assert snapshot.last_arrival == 6
+        assert snapshot.arrivals("transactions") == [one, three]
+        assert snapshot.arrivals("transactions", up_to=6) == [one, three]
+        assert snapshot.arrivals("transactions", up_to=4) == [one]
+        assert snapshot.arrivals("transactions", after=3) == [three]
+        assert snapshot.arrivals("nothing") == []
+
+
+def test_law_6_counters_add_up_and_move_with_their_data(store: Store):
+    for _ in range(2):
+        with store.commit("ingest", now_us=1) as commit:
+            commit.count("transactions", "0", {"delivered": 3, "accepted": 2, "duplicate": 1, "late": 0})
+            commit.count("transactions", "1", {"accepted": 1})
+    with store.snapshot() as snapshot:
+        assert snapshot.counters() == {
+            CounterKey("transactions", "0", "accepted"): 4,
+            CounterKey("transactions", "0", "delivered"): 6,
+            CounterKey("transactions", "0", "duplicate"): 2,
+            CounterKey("transactions", "1", "accepted"): 2,
+        }
+
+
+def test_a_definition_replaces_the_one_before_it(store: Store):
+    with store.commit("apply", now_us=1) as first:
+        first.define(Definition("view", "spend", '{"a": 1}', "f1"))
+        first.define(Definition("entity", "card", "{}", "e"))
+    with store.commit("apply", now_us=2) as second:
+        second.define(Definition("view", "spend", '{"a": 2}', "f2"))
+        second.undefine("entity", "card")
+    with store.snapshot() as snapshot:
+        assert snapshot.definitions() == [Definition("view", "spend", '{"a": 2}', "f2", second.number)]
+        assert snapshot.registry_commit == second.number
+
+
+def test_a_timeline_version_comes_back_as_it_was_made(store: Store):
+    columns = {"ts": "timestamp", "a b'\"c": "decimal(18, 2)", "é": "list<float64>"}
+    with store.commit("apply", now_us=1) as commit:
+        made = commit.add_timeline_version(
+            source="s",
+            entity="e",
+            fingerprint="f",
+            columns=columns,
+            roles={"id": ["x", "y"], "version": None},
+        )
+    with store.commit("backfill", now_us=2) as later:
+        later.set_timeline_state(made, "current")
+    with store.snapshot() as snapshot:
+        (timeline,) = snapshot.timeline_versions()
+        assert timeline.id == made and timeline.state == "current" and timeline.horizon_us is None
+        assert list(timeline.columns.items()) == list(columns.items())
+        assert timeline.roles == {"id": ["x", "y"], "version": None}
+        assert timeline.created_commit == commit.number and snapshot.registry_commit == later.number
+
+
+def test_switching_a_view_pins_the_version_before_it(store: Store):
+    timeline = new_timeline(store)
+    with store.commit("apply", now_us=1) as commit:
+        first = commit.add_view_version(view="v", fingerprint="1", spec="one", timeline_version_id=timeline)
+        other = commit.add_view_version(view="w", fingerprint="1", spec="w", timeline_version_id=timeline)
+        commit.switch_view(first)
+        commit.switch_view(other)
+    with store.commit("apply", now_us=2) as commit:
+        second = commit.add_view_version(view="v", fingerprint="2", spec="two", timeline_version_id=timeline)
+    with store.snapshot() as before:
+        with store.commit("switch", now_us=3) as switch:
+            switch.switch_view(second)
+        assert [(v.view, v.version, v.state) for v in before.view_versions()] == [
+            ("v", 1, "current"),
+            ("v", 2, "filling"),
+            ("w", 1, "current"),
+        ]
+    with store.commit("drop", now_us=4) as commit:
+        commit.set_view_state(first, "dropped")
+    with store.snapshot() as snapshot:
+        assert [(v.view, v.version, v.state) for v in snapshot.view_versions()] == [
+            ("v", 1, "dropped"),
+            ("v", 2, "current"),
+            ("w", 1, "current"),
+        ]
+        assert snapshot.view_versions()[1].switched_commit == switch.number
+
+
+def test_what_changes_no_registry_leaves_its_commit_alone(store: Store):
+    timeline = new_timeline(store)
+    with store.snapshot() as snapshot:
+        registry = snapshot.registry_commit
+    with store.commit("ingest", now_us=2) as commit:
+        commit.append(timeline, [delta(b"k", b"x")])
+        commit.add_arrivals("transactions", b"x", rows=1, arrived_at_us=2)
+    with store.snapshot() as snapshot:
+        assert snapshot.registry_commit == registry and snapshot.commit_number == commit.number
+
+
+def test_progress_and_loaded_files_are_kept_per_timeline_version(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    with store.commit("backfill", now_us=1) as commit:
+        commit.progress(timeline, "part", done=10, total=30)
+        commit.file_loaded(timeline, LoadedFile("a.parquet", "h1", 5, 2))
+    with store.commit("backfill", now_us=2) as second:
+        second.progress(timeline, "part", done=20, total=30)
+        second.file_loaded(timeline, LoadedFile("a.parquet", "h2", 6, 3))
+    with store.snapshot() as snapshot:
+        assert snapshot.progress(timeline) == {"part": Progress(20, 30)}
+        assert snapshot.loaded_files(timeline) == {
+            "a.parquet": LoadedFile("a.parquet", "h2", 6, 3, second.number)
+        }
+        assert snapshot.progress(other) == snapshot.loaded_files(other) == {}
+    with store.commit("backfill", now_us=3) as commit:
+        commit.finish_part(timeline, "part")
+    with store.snapshot() as snapshot:
+        assert snapshot.progress(timeline) == {}
+
+
+def test_a_dropped_timeline_is_removed_in_short_steps(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    with store.commit("backfill", now_us=1) as commit:
+        for version in (timeline, other):
+            rows = [segment(b"%d" % n, b"x", start) for n in range(5) for start in (0, 1)]
+            commit.append(version, rows)
+    steps = []
+    while True:
+        with store.commit("drop", now_us=2) as commit:
+            steps.append(commit.remove_segments(timeline, entities=2))
+        if not steps[-1]:
+            break
+    assert steps == [4, 4, 2, 0]
+    with store.snapshot() as snapshot:
+        assert list(snapshot.sizes()) == [other]
+
+
+def test_a_store_is_opened_again_with_everything_in_it(url: str):
+    with Store.open(url, migrate=True) as store:
+        name = store.store_id()
+        timeline = new_timeline(store)
+        with store.commit("ingest", now_us=1) as commit:
+            commit.append(timeline, [delta(b"k", b"x")])
+    with Store.open(url, migrate=False) as again, again.snapshot() as snapshot:
+        assert snapshot.read(timeline, [b"k"]) == {b"k": [b"x"]} and snapshot.commit_number == commit.number
+        assert again.store_id() == name
+
+
+def test_a_commit_inside_a_commit_is_a_mistake_and_not_a_deadlock(store: Store):
+    with (
+        store.commit("outer", now_us=1),
+        pytest.raises(RuntimeError, match="inside a commit"),
+        store.commit("inner", now_us=1),
+    ):
+        pass
+
+
+def test_a_closed_store_says_so(store: Store):
+    store.close()
+    with pytest.raises(StoreError, match="is closed"), store.snapshot():
+        pass
+    with pytest.raises(StoreError, match="is closed"), store.commit("ingest", now_us=1):
+        pass
+
+
+def test_many_threads_write_and_read_and_every_commit_is_whole(store: Store):
+    timeline = new_timeline(store)
+    torn: list[object] = []
+    done = threading.Event()
+
+    def write(thread: int) -> None:
+        for n in range(20):
+            with store.commit("ingest", now_us=1) as commit:
+                payload = b"%d-%d" % (thread, n)
+                commit.append(timeline, [delta(b"left", payload), delta(b"right", payload)])
+                commit.count("transactions", "", {"accepted": 1})
+
+    def read() -> None:
+        while not done.is_set():
+            with store.snapshot() as snapshot:
+                found = snapshot.read(timeline, [b"left", b"right"])
+                counted = snapshot.counters().get(CounterKey("transactions", "", "accepted"), 0)
+                if found.get(b"left") != found.get(b"right") or len(found.get(b"left", [])) != counted:
+                    torn.append(found)
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    writers = [threading.Thread(target=write, args=(n,)) for n in range(4)]
+    for thread in readers + writers:
+        thread.start()
+    for thread in writers:
+        thread.join()
+    done.set()
+    for thread in readers:
+        thread.join()
+    assert not torn
+    with store.snapshot() as snapshot:
+        assert len(snapshot.read(timeline, [b"left"])[b"left"]) == 80
+
+
+def _hold_the_store(url: str, timeline: int, rounds: int) -> None:
+    """A backfill that never pauses: each commit takes 50 ms and the next begins at once."""
+    with Store.open(url, migrate=False) as store:
+        for n in range(rounds):
+            with store.commit("backfill", now_us=1) as commit:
+                commit.append(timeline, [segment(b"%06d" % n, b"x")])
+                time.sleep(0.05)
+
+
+def test_a_backfill_in_another_process_lets_each_push_in_after_one_commit(url: str):
+    with Store.open(url, migrate=True) as store:
+        timeline = new_timeline(store)
+        backfill = multiprocessing.get_context("spawn").Process(
+            target=_hold_the_store, args=(url, timeline, 60)
+        )
+        backfill.start()
+        waits_s = []
+        while backfill.is_alive():
+            began_s = time.perf_counter()
+            with store.commit("ingest", now_us=1) as commit:
+                commit.append(timeline, [delta(b"pushed", b"x")])
+            waits_s.append(time.perf_counter() - began_s)
+            time.sleep(0.03)
+        backfill.join()
+        assert backfill.exitcode == 0
+        # A wait is the rest of one 50 ms commit; starved, it would be all of the backfill's 3 s.
+        assert sum(wait_s > 0.02 for wait_s in waits_s) > 10 and max(waits_s) < 1.0
+        with store.snapshot() as snapshot:
+            assert len(snapshot.entity_keys(timeline, limit=100)) == 61
+            assert len(snapshot.read(timeline, [b"pushed"])[b"pushed"]) == len(waits_s)
+
+
+WRITER = textwrap.dedent(
+    """
+    import sys
+    from featurestore.store import DELTA_LEVEL, SegmentRow, Store
+
+    url, timeline = sys.argv[1], int(sys.argv[2])
+    with Store.open(url, migrate=False) as store:
+        while True:
+            with store.commit("ingest", now_us=1) as commit:
+                payload = b"%d" % commit.number * 200
+                rows = [SegmentRow(b"%03d" % n, DELTA_LEVEL, 0, 1, payload) for n in range(50)]
+                first = commit.add_arrivals("transactions", b"x", rows=50, arrived_at_us=1)
+                commit.append(timeline, rows[:25])
+                commit.count("transactions", "", {"delivered": 50, "accepted": 50})
+                commit.append(timeline, rows[25:])
+            print(commit.number, flush=True)
+    """
+)
+
+
+def test_law_4_a_writer_killed_at_any_moment_leaves_whole_commits_and_loses_none_it_told_of(url: str):
+    with Store.open(url, migrate=True) as store:
+        timeline = new_timeline(store)
+    chance = random.Random(4)
+    told = 0
+    for _ in range(20):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, url, str(timeline)],
+            stdout=subprocess.PIPE,
+            env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+        )
+        assert writer.stdout is not None
+        lines = [writer.stdout.readline()]
+        time.sleep(chance.random() * 0.02)
+        writer.send_signal(signal.SIGKILL)
+        lines += writer.stdout.readlines()
+        writer.wait()
+        writer.stdout.close()
+        told = max(told, *(int(line) for line in lines if line.endswith(b"\n")))
+        with Store.open(url, migrate=False) as store, store.snapshot() as snapshot:
+            assert snapshot.commit_number >= told
+            commits = snapshot.commit_number - 1
+            found = snapshot.read(timeline, [b"%03d" % n for n in range(50)])
+            assert len(found) == 50 and len({tuple(payloads) for payloads in found.values()}) == 1
+            assert len(found[b"000"]) == commits == len(snapshot.arrivals("transactions"))
+            assert snapshot.counters()[CounterKey("transactions", "", "accepted")] == 50 * commits
+            assert snapshot.last_arrival == 50 * commits

@@ -1,0 +1,153 @@
+"""A store is brought forward by its migrations, and never silently used at another revision."""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import sqlite3
+from pathlib import Path
+
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+
+from featurestore.errors import StoreVersionError
+from featurestore.store import Store, schema
+from featurestore.store.sqlite import Sqlite
+from featurestore.store.tables import metadata
+
+
+def revision_of(path: Path) -> str:
+    with sqlite3.connect(path) as connection:
+        (revision,) = connection.execute("SELECT version_num FROM alembic_version").fetchone()
+    connection.close()
+    return revision
+
+
+def set_revision(path: Path, revision: str) -> None:
+    with sqlite3.connect(path) as connection:
+        connection.execute("UPDATE alembic_version SET version_num = ?", (revision,))
+    connection.close()
+
+
+def test_the_migrations_make_exactly_the_tables_that_the_code_reads(tmp_path: Path):
+    Store.migrate(tmp_path / "store.db")
+    connection, _ = Sqlite(tmp_path / "store.db").connect()
+    with connection:
+        context = MigrationContext.configure(connection, opts={"compare_type": True})
+        assert compare_metadata(context, metadata) == []
+
+
+def test_the_revisions_that_the_code_knows_are_those_of_the_migrations():
+    config = Config()
+    config.set_main_option("script_location", str(schema.migrations_directory()))
+    config.set_main_option("path_separator", "os")
+    newest_first = [script.revision for script in ScriptDirectory.from_config(config).walk_revisions()]
+    assert tuple(reversed(newest_first)) == schema.REVISIONS
+
+
+def test_an_empty_file_is_brought_to_the_newest_revision(tmp_path: Path):
+    path = tmp_path / "store.db"
+    Store.migrate(path)
+    assert revision_of(path) == schema.REVISIONS[-1]
+    before = path.read_bytes()
+    Store.migrate(path)
+    assert path.read_bytes() == before
+
+
+def test_a_store_without_tables_asks_for_migrate(tmp_path: Path):
+    path = tmp_path / "store.db"
+    path.touch()
+    with pytest.raises(StoreVersionError, match="no tables yet") as error:
+        Store.open(path, migrate=False)
+    assert error.value.hint == "run `featurestore migrate`"
+
+
+def test_an_older_store_asks_for_migrate_and_is_brought_forward(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """The day after tomorrow's release, played with a copy of the migrations that has one revision more."""
+    path = tmp_path / "store.db"
+    with Store.open(path, migrate=True) as store, store.commit("ingest", now_us=1) as commit:
+        commit.add_arrivals("transactions", b"kept", rows=1, arrived_at_us=1)
+    migrations = tmp_path / "migrations"
+    shutil.copytree(schema.migrations_directory(), migrations)
+    (migrations / "versions" / "0002_next.py").write_text(
+        '"""A column more."""\n'
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        'revision, down_revision = "9002", "0001"\n'
+        "def upgrade():\n"
+        '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
+    )
+    monkeypatch.setattr(schema, "migrations_directory", lambda: migrations)
+    monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
+    with pytest.raises(StoreVersionError, match="older than this featurestore") as error:
+        Store.open(path, migrate=False)
+    assert error.value.hint == "run `featurestore migrate`" and revision_of(path) == "0001"
+    with Store.open(path, migrate=True) as store, store.snapshot() as snapshot:
+        assert [arrival.payload for arrival in snapshot.arrivals("transactions")] == [b"kept"]
+    assert revision_of(path) == "9002"
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "store.db"
+    Store.migrate(path)
+    migrations = tmp_path / "migrations"
+    shutil.copytree(schema.migrations_directory(), migrations)
+    (migrations / "versions" / "0002_next.py").write_text(
+        '"""It breaks half way."""\n'
+        "import sqlalchemy as sa\n"
+        "from alembic import op\n"
+        'revision, down_revision = "9002", "0001"\n'
+        "def upgrade():\n"
+        '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
+        '    raise ZeroDivisionError("half way")\n'
+    )
+    with monkeypatch.context() as tomorrow:
+        tomorrow.setattr(schema, "migrations_directory", lambda: migrations)
+        tomorrow.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
+        with pytest.raises(ZeroDivisionError):
+            Store.open(path, migrate=True)
+    assert revision_of(path) == "0001"
+    with sqlite3.connect(path) as connection:
+        assert "note" not in [row[1] for row in connection.execute("PRAGMA table_info(arrivals)")]
+    connection.close()
+    Store.open(path, migrate=False).close()
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_a_store_of_a_newer_featurestore_is_refused(tmp_path: Path, migrate: bool):
+    path = tmp_path / "store.db"
+    Store.migrate(path)
+    set_revision(path, "0999")
+    with pytest.raises(StoreVersionError, match="written by a newer featurestore") as error:
+        Store.open(path, migrate=migrate)
+    assert "0999" in error.value.fact and error.value.hint == "upgrade the package"
+    assert revision_of(path) == "0999"
+
+
+@pytest.mark.parametrize("migrate", [True, False])
+def test_the_database_of_something_else_is_left_alone(tmp_path: Path, migrate: bool):
+    path = tmp_path / "shop.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE customers (id INTEGER)")
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreVersionError, match="database of something else"):
+        Store.open(path, migrate=migrate)
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_many_processes_make_one_store_at_once(tmp_path: Path):
+    path = tmp_path / "store.db"
+    context = multiprocessing.get_context("spawn")
+    processes = [context.Process(target=Store.migrate, args=(path,)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    assert [process.exitcode for process in processes] == [0] * 4
+    assert revision_of(path) == schema.REVISIONS[-1]
