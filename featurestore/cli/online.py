@@ -74,8 +74,14 @@ def get(
 
 
 def serve(
-    host: Annotated[str, typer.Option("--host", help="The address to listen on.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="The port to listen on.")] = 8000,
+    host: Annotated[
+        str | None,
+        typer.Option("--host", help="The address to listen on.  [default: 127.0.0.1, or the setting]"),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option("--port", min=1, max=65535, help="The port.  [default: 8000, or the setting]"),
+    ] = None,
     workers: Annotated[int, typer.Option("--workers", min=1, help="Processes that answer.")] = 1,
     as_json: AsJson = False,
 ) -> None:
@@ -86,13 +92,16 @@ def serve(
     \b
     Example:
       featurestore serve --port 8000
-      curl -s localhost:8000/get-online-features -d \\
+      curl -s localhost:8000/get-online-features --json \\
           '{"features": ["card_activity:count_5m"], "entities": {"card_id": ["c1"]}}'
     """
     from featurestore import FeatureStore
+    from featurestore.settings import load
 
     FeatureStore(".")  # what is wrong with the project is told here, not in a worker's traceback
     project = Path.cwd()
+    serving = load(project).serving
+    host, port = host or serving.host, port or serving.port
     os.environ["FEATURESTORE_PROJECT"] = str(project)
     if as_json:
         write_json({"host": host, "port": port, "workers": workers, "project": str(project)})

@@ -54,8 +54,22 @@ fraud_model = FeatureService("fraud_model", features=[card_activity])
 '''
 
 SETTINGS_TOML = """\
-# Settings of this project. Each can be overridden by an environment variable, FEATURESTORE_...
-# Without this file the same holds: declarations in features.py, the store in .featurestore/store.db.
+# Settings of this project. Every line that is commented out shows its default, and the file may be left out.
+# The environment overrides it: FEATURESTORE_SERVING__PORT=8080 is `port` of [serving].
+
+# features = "features.py"  # the declarations
+
+[store]
+# url = ".featurestore/store.db"  # a path beside this file, or a database's URL
+
+[engine]
+# threads = 0  # of the kernel; 0: one a core
+# memory_limit = ""  # DuckDB's, such as "4GB"; empty: its own default
+
+[serving]
+# host = "127.0.0.1"  # this machine only
+# port = 8000
+# max_entities = 1000  # that one request may ask for
 """
 
 

@@ -6,8 +6,10 @@ import io
 import json
 import math
 import os
+import re
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -18,6 +20,7 @@ import pytest
 from featurestore.cli import output, sample, usage
 from featurestore.cli.application import run
 from featurestore.errors import DefinitionError
+from featurestore.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
@@ -202,6 +205,14 @@ def test_init_overwrites_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().err.startswith('error: project ".": features.py is already there\nhint: ')
     assert [path.name for path in tmp_path.iterdir()] == ["features.py"]
     assert (tmp_path / "features.py").read_text() == "mine"
+
+
+def test_the_settings_that_init_writes_as_comments_are_the_defaults() -> None:
+    text = sample.files()["featurestore.toml"]
+    assert Settings(**tomllib.loads(text)) == Settings()
+    shown = tomllib.loads(re.sub(r"^# (\w+ = )", r"\1", text, flags=re.MULTILINE))
+    assert set(shown) == {"features", "store", "engine", "serving"}
+    assert Settings(**shown) == Settings()
 
 
 def test_every_generated_transaction_lies_before_the_instant_of_the_printed_commands() -> None:
