@@ -6,10 +6,12 @@ An instant has an offset or Z. A time without one is refused: it would be anothe
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
+
+from featurestore import instants
+from featurestore.errors import RequestError
 
 AsJson = Annotated[bool, typer.Option("--json", help="Write the result to stdout as JSON.")]
 
@@ -25,27 +27,19 @@ class UsageError(Exception):
         self.hint = hint
 
 
-def instant(text: str | None, *, option: str) -> datetime | None:
-    """The instant that ``text`` names, in UTC; digits finer than a microsecond are floored."""
-    if text is None:
-        return None
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        raise UsageError(
-            f'{option}: "{text}" is no ISO 8601 time', hint="write it like 2026-01-01T00:00:00Z"
-        ) from None
-    if moment.tzinfo is None:
-        raise UsageError(
-            f'{option}: "{text}" has no offset from UTC',
-            hint=f"write {moment.isoformat()}Z for UTC, or an offset such as {moment.isoformat()}+01:00",
-        )
-    return moment.astimezone(UTC)
+def instant(text: str | None, *, option: str) -> str | None:
+    """``text`` if it names an instant."""
+    if text is not None:
+        try:
+            instants.instant(text, what=option)
+        except RequestError as error:
+            raise UsageError(error.fact, hint=error.hint) from None
+    return text
 
 
-def horizon(text: str | None, *, option: str = "--known-at") -> datetime | str | None:
-    """A horizon of knowledge: an instant, or ``"as_of"`` for each question's own time."""
-    return text if text == "as_of" else instant(text, option=option)
+def horizon(text: str | None) -> str | None:
+    """``text`` if it names a horizon of knowledge: an instant, or ``as_of`` for each question's own time."""
+    return text if text == "as_of" else instant(text, option="--known-at")
 
 
 def entities(pairs: Sequence[str]) -> dict[str, list[str]]:
