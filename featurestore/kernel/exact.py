@@ -14,7 +14,7 @@ A *position* is the power of two that a unit stands for, counted from 2^-1074: t
 """
 
 # Compiled loops are typed by their signatures and by what calls them.
-# mypy: allow-untyped-defs
+# mypy: allow-untyped-defs, allow-untyped-calls
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
-from llvmlite import ir
+from llvmlite import ir  # type: ignore[import-untyped]
 from numba import types
 from numba.extending import intrinsic
 from numpy.typing import NDArray
@@ -97,7 +97,12 @@ def begins_again(ordered, hi, lo, entered, left):
     return ordered and hi - lo <= (hi - entered) + (lo - left)
 
 
-@intrinsic
+def instruction(build: Callable[..., Any]) -> Any:
+    """An LLVM instruction as a function of compiled loops."""
+    return intrinsic(build)
+
+
+@instruction
 def leading_zeros(_typing, word):
     """Zero bits above the highest one of a uint64; 64 for 0."""
 
@@ -107,7 +112,7 @@ def leading_zeros(_typing, word):
     return types.int64(types.uint64), build
 
 
-@intrinsic
+@instruction
 def trailing_zeros(_typing, word):
     """Zero bits below the lowest one of a uint64; 64 for 0."""
 
@@ -117,7 +122,7 @@ def trailing_zeros(_typing, word):
     return types.int64(types.uint64), build
 
 
-@intrinsic
+@instruction
 def multiply(_typing, a, b):
     """The 128-bit product of two uint64 as (high word, low word)."""
     pair = types.UniTuple(types.uint64, 2)
