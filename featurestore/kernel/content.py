@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from featurestore import dtypes
 from featurestore.kernel.compiled import compiled, inlined
+from featurestore.kernel.murmur import block, finish, fmix, mix1, mix2, tagged
 
 U64 = NDArray[np.uint64]
 Bytes = NDArray[np.uint8]
 I32 = NDArray[np.int32]
-Word = np.uint64
 
 _TAGS = {
     "bool": 1, "int64": 2, "float64": 3, "string": 4, "uuid": 4, "binary": 5,
@@ -43,8 +43,6 @@ _WORDS = "Array(uint64, 1, 'C', True)"
 _DIGESTS = "Array(uint64, 2, 'C', True)"
 _OUT = "uint64[:, ::1]"
 
-_C1 = np.uint64(0x87C37B91114253D5)
-_C2 = np.uint64(0x4CF5AD432745937F)
 _ZERO = np.uint64(0)
 
 
@@ -142,82 +140,9 @@ def _digests(array: pa.Array) -> U64:
     return digests
 
 
-@inlined
-def _rotate(word: Word, bits: int) -> Word:
-    return (word << np.uint64(bits)) | (word >> np.uint64(64 - bits))
-
-
-@inlined
-def _fmix(word: Word) -> Word:
-    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xFF51AFD7ED558CCD)
-    word = (word ^ (word >> np.uint64(33))) * np.uint64(0xC4CEB9FE1A85EC53)
-    return word ^ (word >> np.uint64(33))
-
-
-@inlined
-def _mix1(k1: Word) -> Word:
-    return _rotate(k1 * _C1, 31) * _C2
-
-
-@inlined
-def _mix2(k2: Word) -> Word:
-    return _rotate(k2 * _C2, 33) * _C1
-
-
-@inlined
-def _block(h1: Word, h2: Word, k1: Word, k2: Word) -> tuple[Word, Word]:
-    """The state after 16 more bytes: k1, then k2."""
-    h1 = (_rotate(h1 ^ _mix1(k1), 27) + h2) * np.uint64(5) + np.uint64(0x52DCE729)
-    h2 = (_rotate(h2 ^ _mix2(k2), 31) + h1) * np.uint64(5) + np.uint64(0x38495AB5)
-    return h1, h2
-
-
-@inlined
-def _finish(h1: Word, h2: Word, length: int) -> tuple[Word, Word]:
-    h1, h2 = h1 ^ np.uint64(length), h2 ^ np.uint64(length)
-    h1 += h2
-    h2 += h1
-    h1, h2 = _fmix(h1), _fmix(h2)
-    h1 += h2
-    h2 += h1
-    return h1, h2
-
-
-@inlined
-def _little_endian(data: Bytes, start: int, count: int) -> Word:
-    word = np.uint64(0)
-    for i in range(count):
-        word |= np.uint64(data[start + i]) << np.uint64(8 * i)
-    return word
-
-
-@inlined
-def _tagged(data: Bytes, start: int, length: int, tag: int) -> tuple[Word, Word]:
-    """The hash of one byte ``tag`` and ``length`` bytes of ``data``; of the bytes alone when ``tag`` is 0."""
-    h1, h2 = np.uint64(0), np.uint64(0)
-    total, end, at = length, start + length, start
-    carry = np.uint64(tag)  # The byte that the tag pushes from each word into the next.
-    shift = np.uint64(0)
-    if tag != 0:
-        total += 1
-        shift = np.uint64(8)
-    pushed = total - length
-    while end - at >= 16 - pushed:
-        k1 = carry | (_little_endian(data, at, 8 - pushed) << shift)
-        k2 = _little_endian(data, at + 8 - pushed, 8)
-        h1, h2 = _block(h1, h2, k1, k2)
-        at += 16 - pushed
-        pushed, shift, carry = 0, np.uint64(0), np.uint64(0)
-    rest = end - at
-    k1 = carry | (_little_endian(data, at, min(rest, 8 - pushed)) << shift)
-    k2 = _little_endian(data, at + 8 - pushed, max(rest - (8 - pushed), 0))
-    # A zero word mixes to zero, so an absent tail changes nothing.
-    return _finish(h1 ^ _mix1(k1), h2 ^ _mix2(k2), total)
-
-
 @compiled(f"UniTuple(uint64, 2)({_BYTES}, int64, int64)")
-def _hash_bytes(data: Bytes, start: int, length: int) -> tuple[Word, Word]:
-    return _tagged(data, start, length, 0)
+def _hash_bytes(data: Bytes, start: int, length: int) -> tuple[np.uint64, np.uint64]:
+    return tagged(data, start, length, 0)
 
 
 @inlined
@@ -237,14 +162,14 @@ def _hash_words(words: U64, tag: int, floats: bool, digests: U64) -> None:
             elif magnitude == _ZERO:
                 word = magnitude
         k1 = np.uint64(tag) | (word << np.uint64(8))
-        digests[i, 0], digests[i, 1] = _finish(_mix1(k1), _mix2(word >> np.uint64(56)), 9)
+        digests[i, 0], digests[i, 1] = finish(mix1(k1), mix2(word >> np.uint64(56)), 9)
 
 
 @compiled(f"void({_BYTES}, int64, int64, {_OUT})")
 def _hash_bools(bits: Bytes, offset: int, tag: int, digests: U64) -> None:
     for i in range(len(digests)):
         k1 = np.uint64(tag) | (np.uint64(_is_valid(bits, offset + i)) << np.uint64(8))
-        digests[i, 0], digests[i, 1] = _finish(_mix1(k1), _ZERO, 2)
+        digests[i, 0], digests[i, 1] = finish(mix1(k1), _ZERO, 2)
 
 
 @compiled(f"void({_WORDS}, int64, {_OUT})")
@@ -254,15 +179,15 @@ def _hash_decimals(words: U64, tag: int, digests: U64) -> None:
         low, high = words[2 * i], words[2 * i + 1]
         k1 = np.uint64(tag) | (low << np.uint64(8))
         k2 = (low >> np.uint64(56)) | (high << np.uint64(8))
-        h1, h2 = _block(_ZERO, _ZERO, k1, k2)
-        digests[i, 0], digests[i, 1] = _finish(h1 ^ _mix1(high >> np.uint64(56)), h2, 17)
+        h1, h2 = block(_ZERO, _ZERO, k1, k2)
+        digests[i, 0], digests[i, 1] = finish(h1 ^ mix1(high >> np.uint64(56)), h2, 17)
 
 
 @compiled(f"void({_INT32S}, {_BYTES}, int64, {_OUT})")
 def _hash_strings(offsets: I32, data: Bytes, tag: int, digests: U64) -> None:
     for i in range(len(digests)):
         start = int(offsets[i])
-        digests[i, 0], digests[i, 1] = _tagged(data, start, int(offsets[i + 1]) - start, tag)
+        digests[i, 0], digests[i, 1] = tagged(data, start, int(offsets[i + 1]) - start, tag)
 
 
 @compiled(f"void({_INT32S}, {_DIGESTS}, {_BYTES}, int64, int64, {_OUT})")
@@ -283,7 +208,7 @@ def _hash_lists(offsets: I32, elements: U64, bitmap: Bytes, offset: int, tag: in
                     for byte in range(8):
                         text[length] = (elements[j, half] >> np.uint64(8 * byte)) & np.uint64(255)
                         length += 1
-        digests[i, 0], digests[i, 1] = _tagged(text, 0, length, tag)
+        digests[i, 0], digests[i, 1] = tagged(text, 0, length, tag)
 
 
 @compiled(f"void({_OUT}, {_WORDS}, {_DIGESTS}, {_BYTES}, int64)")
@@ -291,16 +216,16 @@ def _fold(states: U64, name: U64, digests: U64, bitmap: Bytes, offset: int) -> N
     """Each row's state after one more column: 48 bytes, three whole blocks."""
     for i in range(len(states)):
         if _is_valid(bitmap, offset + i):
-            h1, h2 = _block(_ZERO, _ZERO, states[i, 0], states[i, 1])
-            h1, h2 = _block(h1, h2, name[0], name[1])
-            h1, h2 = _block(h1, h2, digests[i, 0], digests[i, 1])
-            states[i, 0], states[i, 1] = _finish(h1, h2, 48)
+            h1, h2 = block(_ZERO, _ZERO, states[i, 0], states[i, 1])
+            h1, h2 = block(h1, h2, name[0], name[1])
+            h1, h2 = block(h1, h2, digests[i, 0], digests[i, 1])
+            states[i, 0], states[i, 1] = finish(h1, h2, 48)
 
 
 @compiled(f"void({_WORDS}, {_BYTES}, int64, uint64, uint64[::1])")
 def _mix_words(words: U64, bitmap: Bytes, offset: int, null: int, hashes: U64) -> None:
     for i in range(len(hashes)):
-        hashes[i] = _fmix(words[i]) if _is_valid(bitmap, offset + i) else null
+        hashes[i] = fmix(words[i]) if _is_valid(bitmap, offset + i) else null
 
 
 @compiled(f"void({_DIGESTS}, {_BYTES}, int64, uint64, uint64[::1])")
