@@ -81,7 +81,7 @@ def view_of(
     key: str | Sequence[str] = "card",
     **source: Any,
 ) -> FeatureView:
-    """A view ``card_activity`` over a source of these columns; ``source`` has ``id=``, ``available_at=``, ..."""
+    """A view ``card_activity`` over these columns; ``source`` has ``id=``, ``available_at=``, ..."""
     events = EventSource(
         "events", log=Parquet("events.parquet"), columns=dict(columns), **{"event_time": "ts", **source}
     )
