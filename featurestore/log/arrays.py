@@ -107,8 +107,9 @@ def _from_array(raw: pa.Array, dtype: DType, zone: Zone, time_unit: str | None) 
     if of not in CASTS[dtype.kind]:
         return pa.nulls(len(raw), dtype.arrow), np.zeros(len(raw), np.bool_)
     if of == "text":
-        kinds = np.full(len(raw), TEXT, np.uint8)
-        return _from_text(raw, kinds, dtype, zone, time_unit)
+        text, fits = _utf8(raw)
+        values, good = _from_text(text, np.full(len(raw), TEXT, np.uint8), dtype, zone, time_unit)
+        return values, _both(good, fits)
     match dtype.kind:
         case "int64" if of == "int":
             return _int64(raw)
@@ -153,15 +154,18 @@ def _from_numbers(raw: pa.Array, dtype: DType, zone: Zone) -> Converted:
 def _from_cells(storage: pa.StructArray, dtype: DType, zone: Zone, time_unit: str | None) -> Converted:
     kinds = np.asarray(storage.field(0)).copy()
     kinds[~_valid(storage)] = NULL
-    text = pc.if_else(pa.array(kinds == NULL), pa.scalar(None, pa.string()), storage.field(1))
+    text, fits = _utf8(pc.if_else(pa.array(kinds == NULL), pa.scalar(None, pa.string()), storage.field(1)))
     values, good = _from_text(text, kinds, dtype, zone, time_unit)
+    good = _both(good, fits)
     allowed = {
         "int64": (TEXT, NUMBER), "float64": (TEXT, NUMBER), "decimal": (TEXT, NUMBER), "string": (TEXT,
         NUMBER), "timestamp": (TEXT, NUMBER), "bool": (BOOLEAN, TEXT), "list": (LIST, TEXT),
     }.get(dtype.kind, (TEXT,))  # fmt: skip
     of_kind = np.isin(kinds, allowed)
     if dtype.kind == "string":  # an integer's digits are text enough; those of 1.50 depend on who wrote them
-        of_kind &= (kinds == TEXT) | literals.integers(text)[1]
+        of_kind &= (kinds == TEXT) | np.asarray(
+            pc.fill_null(pc.match_substring_regex(text, "^-?[0-9]+$"), False)
+        )
     if dtype.kind == "timestamp":
         of_kind &= (kinds == TEXT) | (time_unit is not None)
     return values, of_kind if good is None else of_kind & good
@@ -182,7 +186,7 @@ def _from_text(
             values = pc.equal(word, "true")
             return values, np.asarray(pc.fill_null(pc.or_(values, pc.equal(word, "false")), False))
         case "string":
-            return _utf8(text)
+            return text, None
         case "timestamp":
             return _timestamp_of_text(text, zone, time_unit)
         case "date":

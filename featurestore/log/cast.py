@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from featurestore.dtypes import DType
 from featurestore.log.arrays import converted
-from featurestore.log.cells import cells_of
+from featurestore.log.cells import CELL, cells_of
 from featurestore.log.zones import zone
 
 _SHOWN_FAULTS = 1000
@@ -138,14 +138,16 @@ def _one_chunk(column: pa.ChunkedArray) -> pa.Array:
 
 
 def _shown(values: pa.Array) -> Iterator[str]:
-    """The values as a person reads them; a time beyond Python's calendar as its number."""
+    """The values as a person reads them: text as it is, damaged text too; a time beyond Python's calendar as
+    Arrow's."""
+    if values.type == CELL:
+        values = values.storage.field(1)
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
         values = pc.cast(values, pa.string(), safe=False)
-    for value in values:
-        held = value.as_py()
-        if isinstance(held, dict) and set(held) == {"kind", "text"}:
-            held = held["text"]
-        yield _short(repr(held))
+    if pa.types.is_string(values.type):
+        values = values.view(pa.binary())
+        return (_short(repr((value or b"").decode("utf-8", "replace"))) for value in values.to_pylist())
+    return (_short(repr(value.as_py())) for value in values)
 
 
 def _short(text: str) -> str:

@@ -15,7 +15,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
+
+from featurestore.kernel.compiled import compiled
 
 KINDS = NULL, NUMBER, TEXT, BOOLEAN, LIST, OTHER = tuple(range(6))
 
@@ -60,6 +63,31 @@ def cells(text: pa.Array, kinds: NDArray[np.uint8]) -> pa.Array:
         [pa.array(kinds), text], fields=list(CELL.storage_type), mask=pa.array(kinds == NULL)
     )
     return pa.ExtensionArray.from_storage(CELL, storage)
+
+
+def cells_of_json(values: Sequence[object | None]) -> pa.Array:
+    """JSON texts (anything with a buffer, None for null), each known to be well-formed, as an array of
+    cells."""
+    texts = [b"" if value is None else bytes(value) for value in values]  # type: ignore[call-overload]
+    offsets = np.zeros(len(texts) + 1, np.int64)
+    np.cumsum(np.fromiter(map(len, texts), np.int64, len(texts)), out=offsets[1:])
+    data = np.frombuffer(b"".join(texts), np.uint8)
+    kinds, escaped = np.zeros(len(texts), np.uint8), np.zeros(len(texts), np.bool_)
+    out, ends = np.empty(len(data), np.uint8), np.zeros(len(texts) + 1, np.int32)
+    _unquoted(offsets, data, kinds, escaped, out, ends)
+    buffers = [None, pa.py_buffer(ends), pa.py_buffer(out)]
+    text = pa.Array.from_buffers(pa.string(), len(texts), buffers)
+    if escaped.any():
+        plain = [_unescaped(texts[i]) for i in np.flatnonzero(escaped).tolist()]
+        text = pc.replace_with_mask(text, pa.array(escaped), pa.array(plain, pa.string()))
+    return cells(text, kinds)
+
+
+def _unescaped(literal: bytes) -> str | None:
+    try:
+        return json.loads(literal)  # type: ignore[no-any-return]
+    except UnicodeDecodeError:
+        return None
 
 
 def parse_json(text: str) -> object:
@@ -120,3 +148,42 @@ def _encodable(texts: list[str | None], kinds: NDArray[np.uint8]) -> list[str | 
             if text is not None and any(0xD800 <= ord(character) <= 0xDFFF for character in text):
                 texts[i], kinds[i] = None, OTHER
     return texts
+
+
+@compiled(
+    "void(Array(int64, 1, 'C', True), Array(uint8, 1, 'C', True), "
+    "uint8[::1], boolean[::1], uint8[::1], int32[::1])"
+)
+def _unquoted(
+    offsets: NDArray[np.int64],
+    data: NDArray[np.uint8],
+    kinds: NDArray[np.uint8],
+    escaped: NDArray[np.bool_],
+    out: NDArray[np.uint8],
+    ends: NDArray[np.int32],
+) -> None:
+    # The kind is in the first byte: " text, t or f boolean, n null, [ list, { object, else a number.
+    at = 0
+    for i in range(len(kinds)):
+        low, high = offsets[i], offsets[i + 1]
+        first = data[low] if low < high else 110
+        if first == 34:
+            kinds[i] = 2
+            low += 1
+            high -= 1
+        elif first == 110:
+            high = low
+        elif first == 116 or first == 102:
+            kinds[i] = 3
+        elif first == 91:
+            kinds[i] = 4
+        elif first == 123:
+            kinds[i] = 5
+        else:
+            kinds[i] = 1
+        for k in range(low, high):
+            out[at] = data[k]
+            at += 1
+            if kinds[i] == 2 and data[k] == 92:
+                escaped[i] = True
+        ends[i + 1] = at

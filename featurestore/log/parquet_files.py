@@ -14,9 +14,8 @@ import pyarrow.parquet as pq
 
 from featurestore.dsl.log import Parquet
 from featurestore.errors import LogError
+from featurestore.log.engine import BATCH_ROWS
 from featurestore.log.files import LogFile, unreadable
-
-BATCH_ROWS = 1 << 20
 
 
 def schema(log: Parquet, file: LogFile) -> pa.Schema:
@@ -54,7 +53,7 @@ def _open(file: LogFile) -> Iterator[pq.ParquetFile]:
             raise unreadable(file.shown, error) from error
         said = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise LogError(
-            f'log file "{file.shown}" can\'t be read as Parquet ({said}): truncated, damaged or of another format',
+            f'log file "{file.shown}" is truncated, damaged or no Parquet file: {said}',
             hint=_WAY_OUT,
         ) from error
 

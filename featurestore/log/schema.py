@@ -1,0 +1,232 @@
+"""The columns of a log and their types, and those that a source declares of them.
+
+Time: the columns ``event_time`` and ``available_at`` are timestamps whatever the log holds: instants, naive
+times of the source's zone, dates (their midnight), ISO 8601 text, or integers of the declared ``time_unit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from pathlib import Path
+
+import pyarrow as pa
+
+from featurestore import dtypes
+from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Log, Parquet
+from featurestore.dsl.source import EventSource
+from featurestore.dtypes import BOOL, TIMESTAMP, DType
+from featurestore.errors import DefinitionError, LogError, suggestion
+from featurestore.log import csv_files, duckdb_tables, json_lines, parquet_files
+from featurestore.log.arrays import CASTS, family
+from featurestore.log.files import LogFile, list_files
+from featurestore.log.infer import CellColumn, TextColumn
+
+_DECLARE = "write the files with one schema, or move the odd ones out of the log's path"
+
+
+def source_columns(
+    source: EventSource, entity_keys: Sequence[str], root: Path, files: Sequence[LogFile] | None = None
+) -> dict[str, DType]:
+    """The declared columns of a source, read from its log: the columns of its versions tables."""
+    assert source.log is not None
+    raw = raw_schema(source.log, root, files=files, needed=_needed(source, entity_keys))
+    return declared_columns(source, raw, entity_keys)
+
+
+def raw_schema(
+    log: Log, root: Path, *, files: Sequence[LogFile] | None = None, needed: Collection[str] | None = None
+) -> dict[str, pa.DataType]:
+    """Each column of the log and the type that holds it in all files, in the order in which they first
+    appear.
+
+    A file may lack a column. Integers of different widths meet in int64, integers and floats in float64; any
+    other difference is a LogError. Types of CSV and JSON lines are inferred over all rows, of the ``needed``
+    columns only (default: all); the others are given as string.
+    """
+    files = list_files(log, root) if files is None else files
+    unified: dict[str, pa.DataType] = {}
+    match log:
+        case Parquet() | DuckDBTable():
+            unified = _written(log, files)
+        case CSV():
+            unified = _of_text(log, files, needed)
+        case JSONLines():
+            unified = _of_cells(log, files, needed)
+    return unified | {name: arrow for name, arrow in _of_partitions(files).items() if name not in unified}
+
+
+def declared_columns(
+    source: EventSource, raw: Mapping[str, pa.DataType], entity_keys: Sequence[str] = ()
+) -> dict[str, DType]:
+    """The columns of the source's versions and their types: as declared, then what the declaration names
+    besides."""
+    label = f'source "{source.name}"'
+    named = [*source.structural, *entity_keys]
+    declared = (
+        [name for name in raw if dtypes.from_arrow(raw[name])]
+        if source.columns is None
+        else [*source.columns]
+    )
+    types = source.columns if isinstance(source.columns, Mapping) else {}
+    out: dict[str, DType] = {}
+    for name in dict.fromkeys([*declared, *named]):
+        if name not in raw:
+            role = next((what for what, column in _roles(source, entity_keys) if column == name), "columns")
+            raise DefinitionError(
+                f'{label}: no column "{name}" in its log ({role})', hint=suggestion(name, raw, what="columns")
+            )
+        text = types.get(name)
+        out[name] = _declared(name, raw[name], None if text is None else dtypes.parse(text), source)
+    return out
+
+
+def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: EventSource) -> DType:
+    label = f'source "{source.name}", column "{name}"'
+    held = dtypes.from_arrow(arrow)
+    is_time = name in (source.event_time, source.available_at)
+    if is_time and asked not in (None, TIMESTAMP):
+        raise DefinitionError(f"{label}: declared {asked}, but it is a time", hint='declare it "timestamp"')
+    dtype = TIMESTAMP if is_time else asked or held
+    if dtype is None:
+        empty = pa.types.is_null(arrow)
+        raise DefinitionError(
+            f"{label}: {'it is null in every row' if empty else f'no type holds what the log has ({arrow})'}",
+            hint=f'declare its type: columns={{"{name}": "string"}}'
+            if empty
+            else "leave it out of the declaration",
+        )
+    if dtype == TIMESTAMP and family(arrow) == "int" and source.time_unit is None:
+        raise DefinitionError(
+            f"{label}: its times are integers of no declared unit",
+            hint='declare the unit that they count since 1970-01-01 UTC: time_unit="s", "ms", "us" or "ns"',
+        )
+    if not _castable(arrow, dtype):
+        raise DefinitionError(
+            f"{label}: the log has {held or arrow}, which can't become {dtype}", hint=_castable_from(dtype)
+        )
+    if name == source.deleted and dtype != BOOL:
+        raise DefinitionError(
+            f"{label}: deleted is a boolean, the log has {dtype}", hint="name a column of true and false"
+        )
+    return dtype
+
+
+def _castable(arrow: pa.DataType, dtype: DType) -> bool:
+    of = family(arrow)
+    if of == "list" and dtype.kind == "list" and dtype.item is not None:
+        return _castable(arrow.value_type, dtype.item)
+    return of == "null" or of in CASTS[dtype.kind]
+
+
+def _castable_from(dtype: DType) -> str:
+    return f"{dtype} is made of {', '.join(sorted(CASTS[dtype.kind]))}"
+
+
+def _needed(source: EventSource, entity_keys: Sequence[str]) -> Collection[str] | None:
+    """The columns whose types only the log can tell."""
+    if source.columns is None:
+        return None
+    typed = set(source.columns) if isinstance(source.columns, Mapping) else set()
+    times = {source.event_time, source.available_at}
+    return ({*source.columns, *source.structural, *entity_keys} - typed) | {
+        name for name in times if name is not None
+    }
+
+
+def _roles(source: EventSource, entity_keys: Sequence[str]) -> Iterable[tuple[str, str | None]]:
+    yield "event_time", source.event_time
+    for part in ("available_at", "version", "deleted", "order_by"):
+        yield part, getattr(source, part)
+    yield from (("id", name) for name in source.ids)
+    yield from (("entity key", name) for name in entity_keys)
+
+
+def _written(log: Parquet | DuckDBTable, files: Sequence[LogFile]) -> dict[str, pa.DataType]:
+    unified: dict[str, pa.DataType] = {}
+    origin: dict[str, LogFile] = {}
+    for file in files:
+        found = (
+            parquet_files.schema(log, file) if isinstance(log, Parquet) else duckdb_tables.schema(log, file)
+        )
+        for part in found:
+            if part.name not in unified:
+                unified[part.name], origin[part.name] = part.type, file
+                continue
+            both = _unified(unified[part.name], part.type)
+            if both is None:
+                raise LogError(
+                    f'column "{part.name}" is {unified[part.name]} in log file "{origin[part.name].shown}"'
+                    f' and {part.type} in "{file.shown}"',
+                    hint=_DECLARE,
+                )
+            if pa.types.is_null(unified[part.name]):
+                origin[part.name] = file
+            unified[part.name] = both
+    return unified
+
+
+def _unified(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    if one == other or pa.types.is_null(other):
+        return one
+    if pa.types.is_null(one):
+        return other
+    held, also = dtypes.from_arrow(one), dtypes.from_arrow(other)
+    families = {family(one), family(other)}
+    if held is None and also is None:
+        return one  # neither can be declared, so nothing is read of them
+    if families == {"int", "float"}:
+        return pa.float64()
+    if held is None or held != also:
+        return None
+    if held == TIMESTAMP and families == {"timestamp"} and (one.tz is None) != (other.tz is None):
+        return None
+    return held.arrow if held != TIMESTAMP else one
+
+
+def _of_text(log: CSV, files: Sequence[LogFile], needed: Collection[str] | None) -> dict[str, pa.DataType]:
+    columns: dict[str, TextColumn] = {}
+    for file in files:
+        names = [name for name in csv_files.names(log, file) if name]
+        for name in names:
+            columns.setdefault(name, TextColumn())
+        for table in csv_files.tables(
+            log, file, [name for name in names if needed is None or name in needed]
+        ):
+            for name in table.column_names:
+                columns[name].see(table.column(name).combine_chunks())
+    return {name: column.arrow for name, column in columns.items()}
+
+
+def _of_cells(
+    log: JSONLines, files: Sequence[LogFile], needed: Collection[str] | None
+) -> dict[str, pa.DataType]:
+    columns: dict[str, CellColumn] = {}
+    was: dict[str, LogFile] = {}
+    for file in files:
+        for table in json_lines.tables(log, file, None):
+            for name in table.column_names:
+                column = columns.setdefault(name, CellColumn())
+                if needed is not None and name not in needed:
+                    continue
+                column.see(table.column(name).combine_chunks())
+                if column.clash is not None:
+                    where = f'"{file.shown}"'
+                    if was.get(name, file) != file:
+                        where = f'"{was[name].shown}" and {where}'
+                    raise LogError(
+                        f'column "{name}" holds both {" and ".join(column.clash)} in log file {where}',
+                        hint=f'declare its type: columns={{"{name}": "string", ...}}; or repair the files',
+                    )
+                was.setdefault(name, file)
+    return {
+        name: pa.string() if needed is not None and name not in needed else column.arrow
+        for name, column in columns.items()
+    }
+
+
+def _of_partitions(files: Sequence[LogFile]) -> dict[str, pa.DataType]:
+    columns: dict[str, TextColumn] = {}
+    for file in files:
+        for name, value in file.partitions:
+            columns.setdefault(name, TextColumn()).see(pa.array([value], pa.string()))
+    return {name: column.arrow for name, column in columns.items()}
