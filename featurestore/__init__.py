@@ -1,0 +1,42 @@
+"""A feature store that answers to the microsecond, the same offline and online, bit for bit.
+
+What an author writes is here (``Entity``, ``EventSource``, ``agg``, ``FeatureView``, ...), and ``FeatureStore``, which does
+the work. Heavy libraries are imported when something needs them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from featurestore.dsl.aggregation import agg
+from featurestore.dsl.entity import Entity
+from featurestore.dsl.feature_view import FeatureService, FeatureView
+from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Parquet
+from featurestore.dsl.source import EventSource, KafkaTopic
+from featurestore.errors import FeatureStoreError
+
+if TYPE_CHECKING:
+    from featurestore.feature_store import FeatureStore
+
+__all__ = [
+    "CSV",
+    "DuckDBTable",
+    "Entity",
+    "EventSource",
+    "FeatureService",
+    "FeatureStore",
+    "FeatureStoreError",
+    "FeatureView",
+    "JSONLines",
+    "KafkaTopic",
+    "Parquet",
+    "agg",
+]
+
+
+def __getattr__(name: str) -> object:
+    if name == "FeatureStore":
+        from featurestore.feature_store import FeatureStore
+
+        return FeatureStore
+    raise AttributeError(f"module featurestore has no attribute {name!r}")

@@ -1,0 +1,65 @@
+"""A digest of a table's schema and values, whatever its chunks and whatever lies under its nulls."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+# Of fixed width: the bytes of the values themselves are fed to the hash.
+_ROWS = 1_000_000
+
+
+def digest(table: pa.Table) -> str:
+    """SHA-256, in hex, over the names and types of the columns and their values in order."""
+    made = hashlib.sha256()
+    for field, column in zip(table.schema, table.columns, strict=True):
+        made.update(f"{field.name}\x00{field.type}\x00{len(column)}\x00".encode())
+        for start in range(0, max(len(column), 1), _ROWS):
+            part = column.slice(start, _ROWS)
+            _feed(made, part.chunk(0) if part.num_chunks == 1 else part.combine_chunks())
+    return made.hexdigest()
+
+
+def _feed(made: _Hash, array: pa.Array) -> None:
+    t = pa.types
+    if isinstance(array, pa.ChunkedArray):
+        array = pa.concat_arrays(array.chunks) if array.num_chunks else pa.array([], array.type)
+    if isinstance(array.type, pa.BaseExtensionType):
+        return _feed(made, array.storage)
+    if t.is_dictionary(array.type):
+        return _feed(made, array.cast(array.type.value_type))
+    if t.is_null(array.type):
+        return None
+    valid = array.is_valid().to_numpy(zero_copy_only=False)
+    made.update(np.packbits(valid).tobytes())
+    if t.is_boolean(array.type):
+        made.update(np.packbits(pc.fill_null(array, False).to_numpy(zero_copy_only=False)).tobytes())
+    elif t.is_map(array.type) or t.is_list(array.type) or t.is_large_list(array.type):
+        kept = array.drop_null() if array.null_count else array
+        made.update(np.diff(kept.offsets.to_numpy(zero_copy_only=False)).astype(np.int64).tobytes())
+        first, last = (kept.offsets[0].as_py(), kept.offsets[-1].as_py()) if len(kept) else (0, 0)
+        if t.is_map(array.type):
+            _feed(made, kept.keys.slice(first, last - first))
+            _feed(made, kept.items.slice(first, last - first))
+        else:
+            _feed(made, kept.values.slice(first, last - first))
+    elif t.is_primitive(array.type) or t.is_decimal(array.type):
+        width = array.type.bit_width // 8
+        kept = array.drop_null() if array.null_count else array
+        made.update(memoryview(kept.buffers()[1] or b"")[kept.offset * width : (kept.offset + len(kept)) * width])
+    elif t.is_struct(array.type):
+        for part in array.flatten():
+            _feed(made, part)
+    else:
+        # Text and bytes of any width: their lengths, then the bytes one after the other.
+        kept = array.drop_null().cast(pa.large_binary()) if not t.is_fixed_size_binary(array.type) else array.drop_null()
+        made.update(pc.binary_length(kept).to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
+        made.update(b"".join(kept.to_pylist()))
+    return None

@@ -1,0 +1,146 @@
+"""The facts that a training set reads: a source's declared log and its arrivals, as one versions table.
+
+All versions are read, whatever ``known_at``: what it knows is chosen by the kernel.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.batch.keys import KeyIndex, key_index
+from featurestore.dtypes import DType
+from featurestore.kernel.expression import columns as columns_of
+from featurestore.kernel.feature import Feature
+from featurestore.kernel.roles import Roles
+from featurestore.log.cast import cast_table
+from featurestore.log.files import LogFile, list_files
+from featurestore.log.scan import scan
+from featurestore.log.versions import event_versions
+from featurestore.plan.nodes import ViewPlan
+from featurestore.store import Snapshot
+from featurestore.store.arrivals import arrived_versions
+
+# Operations whose value depends on the order of facts of one event time.
+ORDER_SENSITIVE = frozenset({"first", "last", "first_k", "last_k", "min_by", "max_by", "distinct_k"})
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The versions of one source that belong to an entity.
+
+    ``codes`` int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel needs here;
+    ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
+    """
+
+    table: pa.Table
+    codes: NDArray[np.int64]
+    index: KeyIndex
+    roles: Roles
+    rejected: int
+    keyless: int
+    reasons: Mapping[str, int]
+    files: Sequence[tuple[LogFile, str]]
+    arrivals: tuple[int, int]
+
+    def identity(self) -> dict[str, Any]:
+        """What the log was: its files with their hashes, and how far the arrivals were read."""
+        rows, last = self.arrivals
+        return {
+            "files": [{"path": file.shown, "size": file.size, "sha256": sha256} for file, sha256 in self.files],
+            "arrivals": {"rows": rows, "last": last},
+        }
+
+
+class Reader:
+    """Reads facts for training sets: logs below ``root``, and arrivals from one snapshot of the store (None: no store)."""
+
+    def __init__(self, root: Path, snapshot: Snapshot | None) -> None:
+        self._root = root
+        self._snapshot = snapshot
+
+    def facts(self, view: ViewPlan, features: Sequence[Feature]) -> Facts:
+        """All versions that ``features`` of ``view``'s source and entity may need."""
+        source = view.source
+        roles, wanted = _needed(view, features)
+        schema = {name: dtype for name, dtype in source.columns if name in wanted}
+        parts: list[pa.Table] = []
+        reasons: Counter[str] = Counter()
+        keyless = 0
+        files = () if source.log is None else list_files(source.log, self._root)
+        with ThreadPoolExecutor(1) as aside:
+            # Hashing reads the same bytes as the scan, on the other core.
+            hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
+            if source.log is not None:
+                for batch in scan(source.log, self._root, list(schema), files):
+                    cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
+                    versions = event_versions(cast, source, view.entity.keys)
+                    parts.append(versions.table)
+                    reasons.update(versions.reasons)
+                    keyless += versions.keyless
+            arrived, last = self._arrivals(source.name, schema, parts)
+            hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
+        keyless += _drop_keyless(parts, view.entity.keys, arrived)
+        table = pa.concat_tables(parts).combine_chunks() if parts else _nothing(schema)
+        if not table.num_rows:
+            table = _nothing(schema)
+        index, codes = key_index([_single(table, key) for key in view.entity.keys])
+        return Facts(
+            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
+        )
+
+    def _arrivals(self, source: str, schema: Mapping[str, DType], parts: list[pa.Table]) -> tuple[int, int]:
+        if self._snapshot is None:
+            return 0, 0
+        rows = last = 0
+        for arrival in self._snapshot.arrivals(source):
+            parts.append(arrived_versions(arrival.payload, schema))
+            rows += arrival.rows
+            last = arrival.first_number + arrival.rows - 1
+        return rows, last
+
+
+def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> int:
+    """Leave out pushed rows with a null key (those of the log are left out already); returns how many."""
+    if not arrived:
+        return 0
+    dropped = 0
+    for i, part in enumerate(parts):
+        if any(part.column(key).null_count for key in keys):
+            kept = part.filter(np.logical_and.reduce([part.column(key).is_valid().to_numpy() for key in keys]))
+            dropped += part.num_rows - kept.num_rows
+            parts[i] = kept
+    return dropped
+
+
+def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles, frozenset[str]]:
+    """The columns to read, and the roles that matter for these features.
+
+    Without ``id`` every row counts; when no operation depends on the order of ties either, the content that would break
+    them is not read.
+    """
+    roles = view.source.roles
+    if roles.id or any(feature.op in ORDER_SENSITIVE for feature in features):
+        return roles, frozenset(view.source.schema)
+    nodes = [node for one in features for node in (one.input, one.where, one.order) if node is not None]
+    used = frozenset().union(*(columns_of(node) for node in nodes))
+    structural = (roles.event_time, roles.available_at, roles.deleted)
+    named = frozenset(name for name in structural if name is not None)
+    return replace(roles, version=None, order_by=None, content=()), used | named | frozenset(view.entity.keys)
+
+
+def _nothing(schema: Mapping[str, DType]) -> pa.Table:
+    return pa.table({name: pa.array([], dtype.arrow) for name, dtype in schema.items()})
+
+
+def _single(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name)
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()

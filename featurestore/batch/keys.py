@@ -1,0 +1,58 @@
+"""Entity keys as dense numbers: equal keys, column by column, get equal numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class KeyIndex:
+    """The keys of ``entities`` entities: ``values`` hold each column's distinct values, ``pairs`` the distinct
+    combinations of the columns so far with the next, as one integer each."""
+
+    entities: int
+    values: tuple[pa.Array, ...]
+    pairs: tuple[pa.Array, ...]
+
+    def find(self, columns: Sequence[pa.Array]) -> I64:
+        """The number of each row's key, -1 for a key that isn't in the index or has a null."""
+        code = _found(columns[0], self.values[0])
+        for column, values, pairs in zip(columns[1:], self.values[1:], self.pairs, strict=True):
+            part = _found(column, values)
+            pair = np.where((code < 0) | (part < 0), -1, code * len(values) + part)
+            code = _found(pa.array(pair), pairs)
+        return code
+
+
+def _found(column: pa.Array, values: pa.Array) -> I64:
+    index = pc.index_in(column, value_set=values, skip_nulls=True)
+    made: I64 = pc.fill_null(index, -1).to_numpy(zero_copy_only=False).astype(np.int64)
+    return made
+
+
+def key_index(columns: Sequence[pa.Array]) -> tuple[KeyIndex, I64]:
+    """An index of the keys in ``columns`` (one array a key column, without nulls) and each row's number."""
+    values: list[pa.Array] = []
+    pairs: list[pa.Array] = []
+    code: I64 | None = None
+    for column in columns:
+        encoded = pc.dictionary_encode(column)
+        values.append(encoded.dictionary)
+        part: I64 = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        if code is None:
+            code = part
+            continue
+        both = pc.dictionary_encode(pa.array(code * len(encoded.dictionary) + part))
+        pairs.append(both.dictionary)
+        code = both.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    assert code is not None
+    entities = len(pairs[-1]) if pairs else len(values[0])
+    return KeyIndex(entities, tuple(values), tuple(pairs)), code

@@ -1,0 +1,221 @@
+"""Training sets: every spine row with its features as of its own time.
+
+For a row at T a feature sees what happened strictly before T, as known at ``known_at``. Every row is kept, in order, with
+its columns untouched; a null or unknown key gives empty-set values, a null time gives nulls.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from featurestore.batch import manifest as manifests
+from featurestore.batch.digest import digest
+from featurestore.batch.facts import Facts, Reader
+from featurestore.batch.spine import Spine
+from featurestore.dtypes import instant_text
+from featurestore.errors import SpineError
+from featurestore.kernel.evaluate import Answers, answer
+from featurestore.kernel.feature import Feature
+from featurestore.kernel.questions import questions
+from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.versions import Counts, timeline
+from featurestore.plan.nodes import ViewPlan, feature_fingerprint
+
+if TYPE_CHECKING:
+    import pandas
+    import polars
+
+
+@dataclass(frozen=True)
+class TrainingSet:
+    """A training set and its manifest. ``table``: the spine's columns, then one ``view__feature`` column a feature."""
+
+    table: pa.Table
+    manifest: Mapping[str, Any]
+
+    def __len__(self) -> int:
+        return int(self.table.num_rows)
+
+    def to_arrow(self) -> pa.Table:
+        return self.table
+
+    def to_pandas(self) -> pandas.DataFrame:
+        return self.table.to_pandas()
+
+    def to_polars(self) -> polars.DataFrame:
+        import polars
+
+        made = polars.from_arrow(self.table)
+        assert isinstance(made, polars.DataFrame)
+        return made
+
+    def to_batches(self, rows: int = 65_536) -> Iterator[pa.RecordBatch]:
+        """Record batches of at most ``rows`` rows, in order."""
+        yield from self.table.to_batches(max_chunksize=rows)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.table.__arrow_c_stream__(requested_schema)
+
+    def _repr_html_(self) -> str:
+        shown = self.table.slice(0, 10).to_pandas().to_html(index=False)
+        return f"{shown}<p>{len(self)} rows, {self.table.num_columns} columns</p>"
+
+    def write_parquet(self, path: str | Path) -> Path:
+        """Write the table, and its manifest beside it; returns the manifest's path. Equal inputs give equal bytes."""
+        path = Path(path)
+        beside = manifests.path_beside(path)
+        try:
+            # A half-written file never stands under the name asked for.
+            part = path.with_name(f".{path.name}.part")
+            pq.write_table(self.table, part, compression="zstd", row_group_size=1_000_000)
+            part.replace(path)
+            beside.write_text(manifests.text(dict(self.manifest)), encoding="utf-8")
+        except OSError as error:
+            raise SpineError(
+                f"training set can't be written to {path}: {error.strerror or error}",
+                hint="name a file in a directory that exists, can be written and has room",
+            ) from None
+        return beside
+
+    def text(self) -> str:
+        """A few lines for a person: rows, and everything that was left out or flagged."""
+        made = self.manifest
+        lines = [f"{made['rows']:,} rows, {len(made['features'])} features, known at {made['known_at'] or 'everything'}"]
+        for name, count in made["counts"].items():
+            if count:
+                lines.append(f"  {name.replace('_', ' ')}: {count:,}")
+        for name, source in made["sources"].items():
+            counts = ", ".join(f"{count:,} {kind}" for kind, count in source["counts"].items() if count)
+            lines.append(f"  source {name}: {counts}")
+        for name, count in made["flagged"].items():
+            lines.append(f"  {name}: {count:,} values beyond their type, given as null")
+        return "\n".join(lines)
+
+
+@dataclass
+class _Tally:
+    """What a manifest counts, gathered view by view."""
+
+    sources: dict[str, dict[str, Any]] = field(default_factory=dict)
+    flagged: dict[str, int] = field(default_factory=dict)
+    flagged_expressions: int = 0
+    rows_without_key: dict[str, int] = field(default_factory=dict)
+
+
+def training_set(
+    spine: Spine,
+    features: Sequence[Feature],
+    views: Mapping[str, ViewPlan],
+    reader: Reader,
+    *,
+    known_at: KnownAt,
+    threads: ThreadPoolExecutor | None = None,
+) -> TrainingSet:
+    """Each feature for each row of ``spine``; ``reader`` brings the facts of a source and an entity."""
+    for feature in features:
+        if feature.column in spine.table.column_names:
+            raise SpineError(
+                f'spine: column "{feature.column}" has the name of a feature\'s result',
+                hint="rename or drop it: the feature is computed anew",
+            )
+    tally = _Tally()
+    columns: dict[str, pa.Array] = {}
+    for group in _groups(features, views):
+        _evaluate_group(spine, group, views, reader, known_at, threads, tally, columns)
+    table = spine.table
+    for feature in features:
+        table = table.append_column(pa.field(feature.column, feature.dtype.arrow), columns[feature.reference])
+    return TrainingSet(table, _manifest(spine, features, views, table, known_at, tally))
+
+
+def _groups(features: Sequence[Feature], views: Mapping[str, ViewPlan]) -> list[list[Feature]]:
+    """Features by the timelines they read: one scan and one sort serve all of a group."""
+    groups: dict[tuple[str, str], list[Feature]] = {}
+    for feature in features:
+        view = views[feature.view]
+        groups.setdefault((view.source.name, view.entity.name), []).append(feature)
+    return list(groups.values())
+
+
+def _evaluate_group(
+    spine: Spine,
+    features: Sequence[Feature],
+    views: Mapping[str, ViewPlan],
+    reader: Reader,
+    known_at: KnownAt,
+    threads: ThreadPoolExecutor | None,
+    tally: _Tally,
+    columns: dict[str, pa.Array],
+) -> None:
+    view = views[features[0].view]
+    keys = spine.keys(view.entity.keys, view.entity.dtypes, view.entity.name)
+    facts = reader.facts(view, features)
+    found = facts.index.find(keys)
+    # One entity more, which has no facts: that of keys nobody knows.
+    entities = facts.index.entities + 1
+    asked = questions(
+        np.where(found < 0, facts.index.entities, found), spine.as_of, entities, timed=spine.timed, threads=threads
+    )
+    made, counts = timeline(facts.table, facts.codes, entities, facts.roles, known_at, threads=threads)
+    answers = answer(features, made, facts.table, view.source.schema, asked, threads=threads)
+    nulls = np.zeros(spine.rows, np.bool_)
+    for key in keys:
+        if key.null_count:
+            nulls |= ~key.is_valid().to_numpy(zero_copy_only=False)
+    _count(tally, view, facts, counts, answers, int(nulls.sum()))
+    for one in answers.answers:
+        columns[one.feature.reference] = one.values
+
+
+def _count(tally: _Tally, view: ViewPlan, facts: Facts, counts: Counts, answers: Answers, keyless_rows: int) -> None:
+    source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "counts": {}})
+    source["counts"] = {
+        "versions": counts.versions,
+        "duplicates": counts.duplicates,
+        "corrections": counts.corrections,
+        "retracted": counts.retracted,
+        "rejected": facts.rejected,
+        "keyless": facts.keyless,
+    }
+    source["rejected"] = dict(facts.reasons)
+    tally.rows_without_key[view.entity.name] = keyless_rows
+    tally.flagged_expressions += answers.flagged_expressions
+    for one in answers.answers:
+        if one.flagged is not None and one.flagged.any():
+            tally.flagged[one.feature.reference] = int(one.flagged.sum())
+
+
+def _manifest(
+    spine: Spine,
+    features: Sequence[Feature],
+    views: Mapping[str, ViewPlan],
+    table: pa.Table,
+    known_at: KnownAt,
+    tally: _Tally,
+) -> dict[str, Any]:
+    used = {feature.view: views[feature.view] for feature in features}
+    return {
+        "format": manifests.FORMAT,
+        "features": {feature.reference: feature_fingerprint(feature) for feature in features},
+        "definitions": {name: view.fingerprint for name, view in used.items()},
+        "known_at": instant_text(known_at) if isinstance(known_at, int) else known_at,
+        "time": spine.time,
+        "rows": spine.rows,
+        "counts": {
+            "rows_without_time": int((~spine.timed).sum()),
+            "rows_without_key": max(tally.rows_without_key.values(), default=0),
+            "flagged_expressions": tally.flagged_expressions,
+        },
+        "flagged": tally.flagged,
+        "sources": tally.sources,
+        "content": {"sha256": digest(table), "columns": {field.name: str(field.type) for field in table.schema}},
+        "packages": manifests.packages(),
+    }

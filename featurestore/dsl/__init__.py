@@ -1,0 +1,1 @@
+"""What an author writes: pure declarations, no engine and no I/O."""

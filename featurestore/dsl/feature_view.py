@@ -1,0 +1,100 @@
+"""Feature views: features of one entity over one source; feature services: the features that a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from featurestore.dsl.aggregation import Aggregation
+from featurestore.dsl.entity import Entity
+from featurestore.dsl.names import checked
+from featurestore.dsl.source import EventSource
+from featurestore.errors import DefinitionError, suggestion
+
+
+@dataclass(frozen=True)
+class FeatureView:
+    """Features of ``entity`` over the facts of ``source``. ``description``, ``tags`` and ``owner`` are cosmetic."""
+
+    name: str
+    entity: Entity
+    source: EventSource
+    features: Sequence[Aggregation]
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict, hash=False)
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        checked(self.name, "feature view")
+        label = f'feature view "{self.name}"'
+        if "__" in self.name:
+            raise DefinitionError(f"{label} has __ in its name", hint="result columns are named view__feature: use one _")
+        if not isinstance(self.entity, Entity):
+            raise DefinitionError(f"{label}: entity {self.entity!r} is not an Entity", hint="pass the Entity itself")
+        if not isinstance(self.source, EventSource):
+            raise DefinitionError(f"{label}: source {self.source!r} is not a source", hint="pass the EventSource itself")
+        object.__setattr__(self, "features", tuple(self.features))
+        if not self.features:
+            raise DefinitionError(f"{label} has no features", hint="add one, as agg.count(windows=['1h'])")
+        seen: set[str] = set()
+        for aggregation in self.features:
+            if not isinstance(aggregation, Aggregation):
+                raise DefinitionError(f"{label}: {aggregation!r} is not a feature", hint="features are made by agg.*")
+            try:
+                names = [name for name, _ in aggregation.feature_names()]
+            except DefinitionError as error:
+                raise DefinitionError(f"{label}: {error.fact}", hint=error.hint) from None
+            for name in names:
+                if name in seen:
+                    raise DefinitionError(
+                        f'{label} has two features named "{name}"', hint='tell them apart with name="..."'
+                    )
+                seen.add(name)
+
+    def feature_names(self) -> tuple[str, ...]:
+        return tuple(name for aggregation in self.features for name, _ in aggregation.feature_names())
+
+    def __getitem__(self, names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
+        """References to some of the view's features, for a FeatureService: ``card_activity["count_5m", "count_1h"]``."""
+        wanted = (names,) if isinstance(names, str) else tuple(names)
+        known = self.feature_names()
+        for name in wanted:
+            if name not in known:
+                raise DefinitionError(
+                    f'feature view "{self.name}" has no feature "{name}"', hint=suggestion(name, known, what="features")
+                )
+        return tuple(f"{self.name}:{name}" for name in wanted)
+
+
+@dataclass(frozen=True)
+class FeatureService:
+    """The features that a model takes: whole views, ``view["a", "b"]``, or references ``"view:feature"``."""
+
+    name: str
+    features: Sequence[FeatureView | str | tuple[str, ...]]
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict, hash=False)
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        checked(self.name, "feature service")
+        label = f'feature service "{self.name}"'
+        listed = (self.features,) if isinstance(self.features, str | FeatureView) else tuple(self.features)
+        object.__setattr__(self, "features", listed)
+        if not listed:
+            raise DefinitionError(f"{label} has no features", hint="name a view, or features as view:feature")
+        for item in listed:
+            if not isinstance(item, FeatureView | str | tuple):
+                raise DefinitionError(f"{label}: {item!r} is not a feature", hint="name a view or view:feature")
+
+    def references(self) -> tuple[str, ...]:
+        """Every feature as ``view:feature``, in the declared order, each once; a bare view name stands as it is."""
+        found: list[str] = []
+        for item in self.features:
+            if isinstance(item, FeatureView):
+                found.extend(f"{item.name}:{name}" for name in item.feature_names())
+            elif isinstance(item, tuple):
+                found.extend(item)
+            else:
+                found.append(item)
+        return tuple(dict.fromkeys(found))

@@ -1,0 +1,98 @@
+"""Sources: logs of facts. An EventSource is a log of things that happened.
+
+Time: ``event_time`` is when a thing happened, ``available_at`` when the platform could first have known it. A naive
+timestamp is read in ``timezone``; an integer one in ``time_unit``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from featurestore.dsl.log import Log
+from featurestore.dsl.names import checked, column_names
+from featurestore.errors import DefinitionError
+
+TIME_UNITS = ("s", "ms", "us", "ns")
+
+
+@dataclass(frozen=True)
+class KafkaTopic:
+    """A topic whose messages belong to a source's log."""
+
+    name: str
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise DefinitionError(f"topic name {self.name!r} can't be used", hint="a topic has a non-empty name")
+
+
+@dataclass(frozen=True)
+class EventSource:
+    """A log of events.
+
+    ``id``: the column(s) that identify an event within its entity; a version of the same id with other content corrects
+    it. Without ``id`` each row is a fact of its own, and rows can't be pushed. ``available_at``: without it an event was
+    known when it happened. ``version`` ranks an event's versions before ``available_at`` does. ``deleted``: a boolean
+    column, true retracts the event. ``order_by`` orders events of one event time. ``columns``: the declared columns, a
+    list of names or a mapping to types; by default all of the log.
+    """
+
+    name: str
+    log: Log | None = None
+    topic: KafkaTopic | None = None
+    event_time: str = ""
+    id: str | list[str] | tuple[str, ...] | None = None
+    available_at: str | None = None
+    version: str | None = None
+    deleted: str | None = None
+    order_by: str | None = None
+    columns: list[str] | tuple[str, ...] | Mapping[str, str] | None = field(default=None, hash=False)
+    timezone: str = "UTC"
+    time_unit: str | None = None
+    description: str = ""
+    tags: dict[str, str] = field(default_factory=dict, hash=False)
+    owner: str = ""
+
+    def __post_init__(self) -> None:
+        checked(self.name, "source")
+        label = f'source "{self.name}"'
+        if not isinstance(self.event_time, str) or not self.event_time:
+            raise DefinitionError(f"{label} has no event_time", hint='name the column: event_time="ts"')
+        if self.log is None and self.topic is None:
+            raise DefinitionError(f"{label} has no log", hint='give it one: log=Parquet("data/*.parquet")')
+        if self.log is not None and not isinstance(self.log, Log):
+            raise DefinitionError(
+                f"{label}: log {self.log!r} is not a log", hint="logs are Parquet, CSV, JSONLines, DuckDBTable"
+            )
+        object.__setattr__(self, "id", column_names(self.id, f"{label}, id"))
+        for part in ("available_at", "version", "deleted", "order_by"):
+            value = getattr(self, part)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise DefinitionError(f"{label}: {part}={value!r} is not a column name", hint="name one column")
+        if self.columns is not None:
+            if isinstance(self.columns, str):
+                raise DefinitionError(f"{label}: columns is text", hint=f'write columns=["{self.columns}"]')
+            if not isinstance(self.columns, Mapping):
+                object.__setattr__(self, "columns", column_names(tuple(self.columns), f"{label}, columns"))
+        if self.time_unit is not None and self.time_unit not in TIME_UNITS:
+            raise DefinitionError(
+                f"{label}: time_unit={self.time_unit!r} is not a unit", hint=f"units are {', '.join(TIME_UNITS)}"
+            )
+        if self.topic is not None and not self.id:
+            raise DefinitionError(
+                f"{label} has a topic but no id",
+                hint="a stream delivers a message more than once: name the column(s) that identify an event, id=...",
+            )
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """The identifying columns; () for none."""
+        assert isinstance(self.id, tuple)
+        return self.id
+
+    @property
+    def structural(self) -> tuple[str, ...]:
+        """The columns that the declaration names, each once."""
+        named = (self.event_time, *self.ids, self.available_at, self.version, self.deleted, self.order_by)
+        return tuple(dict.fromkeys(name for name in named if name is not None))

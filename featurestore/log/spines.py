@@ -1,0 +1,49 @@
+"""Spines read from files: Parquet, CSV or JSON lines, told by their suffix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from featurestore.dsl.log import CSV, JSONLines, Log, Parquet
+from featurestore.dtypes import from_arrow
+from featurestore.errors import LogError
+from featurestore.log.cast import cast_table
+from featurestore.log.scan import scan
+from featurestore.log.schema import raw_schema
+
+KINDS = {".parquet": Parquet, ".csv": CSV, ".jsonl": JSONLines, ".ndjson": JSONLines}
+
+
+def file_log(path: Path) -> Log:
+    """The log that one file is, by its suffix."""
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None:
+        raise LogError(f'"{path}" is of no known kind', hint=f"name a file that ends in {', '.join(KINDS)}")
+    made: Log = kind(str(path))
+    return made
+
+
+def read_spine(path: Path, root: Path) -> pa.Table:
+    """A file as a table, rows in order. Text files get the types that all of their values have; times of day
+    are left as text there, so that a zone is asked for where they have none."""
+    log = file_log(path)
+    raw = raw_schema(log, root)
+    tables = [batch.table for batch in scan(log, root, list(raw))]
+    if isinstance(log, Parquet):
+        return (
+            pa.concat_tables(tables)
+            if tables
+            else pa.table({name: pa.array([], kind) for name, kind in raw.items()})
+        )
+    types = {name: found for name, kind in raw.items() if (found := from_arrow(kind)) is not None}
+    types = {
+        name: dtype if dtype.kind != "timestamp" else from_arrow(pa.string()) for name, dtype in types.items()
+    }  # type: ignore[misc]
+    parts = [cast_table(table, types, timezone="UTC", time_unit=None).table for table in tables]
+    return (
+        pa.concat_tables(parts)
+        if parts
+        else pa.table({name: pa.array([], t.arrow) for name, t in types.items()})
+    )

@@ -1,0 +1,223 @@
+"""From declarations to plans: expressions parsed and bound, types checked, names resolved.
+
+A source's columns are handed in, so that a plan is made without touching a log. Everything that an author can get wrong
+is reported here with the name of its view.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+
+from featurestore.dsl.aggregation import Aggregation
+from featurestore.dsl.entity import Entity
+from featurestore.dsl.expression import parse
+from featurestore.dsl.feature_view import FeatureService, FeatureView
+from featurestore.dsl.source import EventSource
+from featurestore.dtypes import BOOL, INT64, DType
+from featurestore.errors import DefinitionError, UnknownNameError, suggestion
+from featurestore.kernel.expression import Node
+from featurestore.kernel.expression_types import bind, infer
+from featurestore.kernel.feature import Feature
+from featurestore.kernel.operations import ORDERED
+from featurestore.kernel.roles import Roles
+from featurestore.plan.nodes import EntityPlan, ServicePlan, SourcePlan, ViewPlan
+
+KEY_KINDS = ("int64", "string", "uuid", "bool", "date", "timestamp", "decimal", "binary")
+RESERVED = "__"
+
+
+def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan:
+    """A source over the declared ``columns``; checks that each column that plays a part exists and can play it."""
+    label = f'source "{source.name}"'
+    for name in columns:
+        if name.startswith(RESERVED):
+            raise DefinitionError(
+                f'{label}: column "{name}" begins with {RESERVED}',
+                hint="such names are the store's own: leave it out with columns=[...]",
+            )
+    for name in source.structural:
+        if name not in columns:
+            raise DefinitionError(f'{label}: no column "{name}"', hint=suggestion(name, columns, what="columns"))
+    for part, allowed in (
+        ("event_time", ("timestamp",)),
+        ("available_at", ("timestamp",)),
+        ("deleted", ("bool",)),
+        ("version", ORDERED),
+        ("order_by", ORDERED),
+    ):
+        name = getattr(source, part)
+        if name is not None and columns[name].kind not in allowed:
+            raise DefinitionError(
+                f'{label}: {part}="{name}" is {columns[name]}', hint=f"{part} takes {' or '.join(allowed)}"
+            )
+    for name in source.ids:
+        if columns[name].kind not in ORDERED:
+            raise DefinitionError(f'{label}: id "{name}" is {columns[name]}', hint="an id is a scalar")
+    content = tuple(name for name in columns if name != source.available_at)
+    if source.available_at == source.event_time:
+        content = tuple(columns)
+    roles = Roles(
+        event_time=source.event_time,
+        id=source.ids,
+        available_at=source.available_at,
+        version=source.version,
+        deleted=source.deleted,
+        order_by=source.order_by,
+        content=content,
+    )
+    return SourcePlan(source.name, source.log, tuple(columns.items()), roles, source.timezone, source.time_unit)
+
+
+def entity_plan(entity: Entity, source: SourcePlan, label: str) -> EntityPlan:
+    """An entity's keys as columns of a source."""
+    schema = source.schema
+    for key in entity.keys:
+        if key not in schema:
+            raise DefinitionError(
+                f'{label}: no column "{key}", the key of entity "{entity.name}", in source "{source.name}"',
+                hint=suggestion(key, schema, what="columns"),
+            )
+        if schema[key].kind not in KEY_KINDS:
+            raise DefinitionError(
+                f'{label}: key "{key}" of entity "{entity.name}" is {schema[key]}',
+                hint=f"keys are {', '.join(KEY_KINDS)}: declare the column's type with columns={{...}}",
+            )
+    return EntityPlan(entity.name, entity.keys, tuple(schema[key] for key in entity.keys))
+
+
+def view_plan(view: FeatureView, source: SourcePlan) -> ViewPlan:
+    """A feature view over its source's plan."""
+    label = f'feature view "{view.name}"'
+    features = [
+        feature for aggregation in view.features for feature in _features(view.name, aggregation, source, label)
+    ]
+    return ViewPlan(view.name, entity_plan(view.entity, source, label), source, tuple(features))
+
+
+def _bound(text: str, source: SourcePlan, label: str) -> tuple[Node, DType]:
+    schema = source.schema
+    try:
+        node = bind(parse(text), schema)
+        return node, infer(node, schema)
+    except DefinitionError as error:
+        raise type(error)(f'{label}: {error.fact} in source "{source.name}"'
+                          if error.fact.startswith("no column") else f"{label}: {error.fact}", hint=error.hint) from None  # fmt: skip
+
+
+def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: str) -> Iterable[Feature]:
+    operation = aggregation.operation
+    node: Node | None = None
+    dtype = INT64
+    explode = False
+    what = f"{label}: agg.{aggregation.op}"
+    if aggregation.column is not None:
+        node, dtype = _bound(aggregation.column, source, label)
+        if dtype.kind == "list" and not operation.whole_lists:
+            assert dtype.item is not None
+            explode, dtype = True, dtype.item
+        if operation.takes and dtype.kind not in operation.takes:
+            raise DefinitionError(
+                f'{what} can\'t take "{aggregation.column}": it is {dtype}',
+                hint=f"{aggregation.op} takes {', '.join(operation.takes)}",
+            )
+    where: Node | None = None
+    if aggregation.where is not None:
+        where, kind = _bound(aggregation.where, source, label)
+        if kind != BOOL:
+            raise DefinitionError(
+                f'{label}: where="{aggregation.where}" is {kind}, not a predicate',
+                hint="a predicate is true or false, as \"status = 'declined'\"",
+            )
+    parameters = dict(aggregation.parameters)
+    order: Node | None = None
+    if isinstance(text := parameters.get("order"), str):
+        order, kind = _bound(text, source, label)
+        if kind.kind not in ORDERED:
+            raise DefinitionError(f'{what}: order="{text}" is {kind}', hint=f"order takes {', '.join(ORDERED)}")
+    result = operation.result(dtype, parameters)
+    default = checked_default(aggregation.default, result, what)
+    for name, window in aggregation.feature_names():
+        yield Feature(
+            view=view,
+            name=name,
+            op=aggregation.op,
+            input=node,
+            input_type=dtype,
+            where=where,
+            order=order,
+            window_us=None if window is None else window.window_us,
+            delay_us=aggregation.delay_us,
+            explode=explode,
+            dtype=result,
+            default=default,
+            parameters=aggregation.parameters,
+        )
+
+
+def checked_default(value: object, dtype: DType, what: str) -> object:
+    """A ``default=`` as the Python value that Arrow holds for ``dtype``; DefinitionError where it can't hold it."""
+    if value is None:
+        return None
+    match dtype.kind:
+        case "int64" if isinstance(value, int) and not isinstance(value, bool) and -(2**63) <= value < 2**63:
+            return value
+        case "float64" if isinstance(value, int | float) and not isinstance(value, bool):
+            return math.nan if value != value else float(value) + 0.0
+        case "bool" if isinstance(value, bool):
+            return value
+        case "string" | "uuid" if isinstance(value, str):
+            return value
+        case "binary" if isinstance(value, bytes):
+            return value
+        case "date" if isinstance(value, date) and not isinstance(value, datetime):
+            return value
+        case "timestamp" if isinstance(value, datetime) and value.tzinfo is not None:
+            return value.astimezone(UTC)
+        case "decimal" if isinstance(value, int | Decimal) and not isinstance(value, bool):
+            number = Decimal(value)
+            exact = number.is_finite() and number == round(number, dtype.scale)
+            if exact and abs(number).scaleb(dtype.scale) < 10**dtype.precision:
+                return round(number, dtype.scale)
+        case "list" if isinstance(value, list | tuple):
+            assert dtype.item is not None
+            return [checked_default(item, dtype.item, what) for item in value]
+        case "map" if isinstance(value, Mapping):
+            assert dtype.item is not None and dtype.key is not None
+            return [
+                (checked_default(key, dtype.key, what), checked_default(item, dtype.item, what))
+                for key, item in sorted(value.items())
+            ]
+    raise DefinitionError(f"{what}: default={value!r} is not a {dtype}", hint=f"the feature is {dtype}")
+
+
+def service_plan(service: FeatureService, views: Mapping[str, ViewPlan]) -> ServicePlan:
+    """A service's features, each resolved to ``view:feature``."""
+    label = f'feature service "{service.name}"'
+    try:
+        found = resolve(service.references(), views)
+    except UnknownNameError as error:
+        raise DefinitionError(f"{label}: {error.fact}", hint=error.hint) from None
+    return ServicePlan(service.name, tuple(feature.reference for feature in found))
+
+
+def resolve(references: Iterable[str], views: Mapping[str, ViewPlan]) -> list[Feature]:
+    """The features that ``view:feature`` references, or bare view names, stand for, in order, each once."""
+    found: dict[str, Feature] = {}
+    for reference in references:
+        name, colon, feature_name = reference.partition(":")
+        view = views.get(name)
+        if view is None:
+            raise UnknownNameError(f'no feature view "{name}"', hint=suggestion(name, views, what="feature views"))
+        chosen = view.features if not colon else (view.feature(feature_name),)
+        for feature in chosen:
+            if feature is None:
+                known = [feature.name for feature in view.features]
+                raise UnknownNameError(
+                    f'feature view "{name}" has no feature "{feature_name}"',
+                    hint=suggestion(feature_name, known, what="features"),
+                )
+            found[feature.reference] = feature
+    return list(found.values())

@@ -1,0 +1,71 @@
+"""``explain``: a compiled plan as text, from the scan to each feature's kernel steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from featurestore.kernel.expression import canonical
+from featurestore.kernel.feature import Feature
+from featurestore.plan.nodes import ViewPlan
+
+
+def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
+    """One view's plan, or that of some of its features."""
+    source, roles = view.source, view.source.roles
+    features = view.features if features is None else features
+    used = sorted(
+        view.used_columns()
+        | set(view.entity.keys)
+        | {name for name in (roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted,
+                             roles.order_by) if name is not None}
+    )  # fmt: skip
+    lines = [
+        f"feature view {view.name}  fingerprint {view.fingerprint[:12]}",
+        f"  entity {view.entity.name} ({', '.join(f'{k} {t}' for k, t in zip(view.entity.keys, view.entity.dtypes, strict=True))})",  # noqa: E501
+        f"  scan    {'pushed rows only' if source.log is None else source.log} + arrivals",
+        f"          reads {', '.join(f'{name} {source.schema[name]}' for name in used)}",
+        f"  cast    event_time {roles.event_time} in {source.timezone}; "
+        f"available_at {roles.available_at or f'= {roles.event_time}'}",
+        "  reject  rows without event time"
+        + (f" or id ({', '.join(roles.id)})" if roles.id else "")
+        + ", or with a value that its type can't hold; count rows without a key",
+        "  shuffle rows to their entity's block, sort each block by event time"
+        + "".join(f", {name}" for name in (roles.order_by, *roles.id) if name)
+        + ", content hash",
+        "  choose  " + _choice(view),
+    ]
+    for (where, window_us, delay_us, window), group in _edges(features).items():
+        span = "lifetime" if window_us is None else f"window {window}"
+        delay = f", delay {delay_us} us" if delay_us else ""
+        predicate = f", where {where}" if where else ""
+        lines.append(f"  edges   {span}{delay}{predicate}")
+        lines.extend(f"    {_step(feature)}" for feature in group)
+    return "\n".join(lines)
+
+
+def _choice(view: ViewPlan) -> str:
+    roles = view.source.roles
+    if not roles.id:
+        return "every row is a fact"
+    rank = [name for name in (roles.version, roles.available_at or roles.event_time, "content hash") if name]
+    retract = f"; {roles.deleted} retracts" if roles.deleted else ""
+    return f"of each ({', '.join(roles.id)}) the version that known_at knows and that ranks last by {', '.join(rank)}{retract}"
+
+
+def _edges(features: Sequence[Feature]) -> dict[tuple[str, int | None, int, str], list[Feature]]:
+    groups: dict[tuple[str, int | None, int, str], list[Feature]] = {}
+    for feature in features:
+        where = "" if feature.where is None else canonical(feature.where)
+        text = feature.name.rsplit("_", 1)[-1] if feature.window_us is not None else ""
+        groups.setdefault((where, feature.window_us, feature.delay_us, text), []).append(feature)
+    return groups
+
+
+def _step(feature: Feature) -> str:
+    what = "facts" if feature.input is None else canonical(feature.input)
+    if feature.explode:
+        what = f"elements of {what}"
+    order = "" if feature.order is None else f" by {canonical(feature.order)}"
+    parameters = "".join(f", {key}={value}" for key, value in feature.parameters if key != "order")
+    default = "" if feature.default is None else f", default {feature.default!r}"
+    return f"{feature.name} {feature.dtype} = {feature.op}({what}{order}{parameters}){default}: {feature.operation.doc}"

@@ -1,0 +1,151 @@
+"""A project as the hosts run it: frozen plans of sources, views and services, with their fingerprints.
+
+A plan is made of data alone: no engine, no file and no clock. Two declarations that mean the same have equal
+fingerprints, whatever their formatting, order, description, tags or owner.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+
+from featurestore.dsl.log import Log
+from featurestore.dtypes import DType
+from featurestore.kernel.expression import Node, canonical, columns
+from featurestore.kernel.feature import Feature
+from featurestore.kernel.roles import Roles
+
+
+def fingerprint(meaning: object) -> str:
+    """128 bits of SHA-256, in hex, over the canonical JSON of what a declaration means."""
+    text = json.dumps(meaning, sort_keys=True, separators=(",", ":"), ensure_ascii=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True)
+class EntityPlan:
+    """An entity's key columns and their types."""
+
+    name: str
+    keys: tuple[str, ...]
+    dtypes: tuple[DType, ...]
+
+
+@dataclass(frozen=True)
+class SourcePlan:
+    """A source's declared columns, in order, and the parts they play.
+
+    ``columns`` are (name, type) pairs; ``log`` is None for a source that is only pushed or streamed.
+    """
+
+    name: str
+    log: Log | None
+    columns: tuple[tuple[str, DType], ...]
+    roles: Roles
+    timezone: str
+    time_unit: str | None
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        return dict(self.columns)
+
+    @property
+    def event_time(self) -> str:
+        return self.roles.event_time
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        return self.roles.id
+
+    @property
+    def deleted(self) -> str | None:
+        return self.roles.deleted
+
+
+@dataclass(frozen=True)
+class ViewPlan:
+    """Features of one entity over one source."""
+
+    name: str
+    entity: EntityPlan
+    source: SourcePlan
+    features: tuple[Feature, ...]
+
+    def feature(self, name: str) -> Feature | None:
+        return next((feature for feature in self.features if feature.name == name), None)
+
+    def used_columns(self) -> frozenset[str]:
+        """The columns whose values the view's features read, besides those that play a part in every fact."""
+        nodes = [
+            node
+            for feature in self.features
+            for node in (feature.input, feature.where, feature.order)
+            if node is not None
+        ]
+        return frozenset().union(*(columns(node) for node in nodes))
+
+    @property
+    def timeline_fingerprint(self) -> str:
+        """What the facts of a timeline depend on, its columns apart: the source, its parts and the entity's keys."""
+        source, roles = self.source, self.source.roles
+        return fingerprint(
+            {
+                "source": source.name,
+                "log": None if source.log is None else repr(source.log),
+                "timezone": source.timezone,
+                "time_unit": source.time_unit,
+                "event_time": roles.event_time,
+                "id": roles.id,
+                "available_at": roles.available_at,
+                "version": roles.version,
+                "deleted": roles.deleted,
+                "order_by": roles.order_by,
+                "entity": self.entity.name,
+                "keys": [[key, str(dtype)] for key, dtype in zip(self.entity.keys, self.entity.dtypes, strict=True)],
+            }
+        )
+
+    @property
+    def fingerprint(self) -> str:
+        """What the view's values depend on."""
+        return fingerprint(
+            {
+                "timeline": self.timeline_fingerprint,
+                "columns": {name: str(self.source.schema[name]) for name in sorted(self.used_columns())},
+                "features": {feature.name: feature_fingerprint(feature) for feature in self.features},
+            }
+        )
+
+
+@dataclass(frozen=True)
+class ServicePlan:
+    """The features that a model takes, as ``view:feature`` references in order."""
+
+    name: str
+    features: tuple[str, ...]
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(self.features)
+
+
+def feature_fingerprint(feature: Feature) -> str:
+    """What one feature's values depend on, its facts apart."""
+
+    def text(node: Node | None) -> str | None:
+        return None if node is None else canonical(node)
+
+    return fingerprint(
+        {
+            "op": feature.op,
+            "input": text(feature.input),
+            "where": text(feature.where),
+            "order": text(feature.order),
+            "window_us": feature.window_us,
+            "delay_us": feature.delay_us,
+            "dtype": str(feature.dtype),
+            "default": None if feature.default is None else repr(feature.default),
+            "parameters": [[key, repr(value)] for key, value in feature.parameters if key != "order"],
+        }
+    )

@@ -1,0 +1,112 @@
+"""A project's directory: its settings, its declarations, and the plans that they compile to."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+import traceback
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from featurestore.dsl.entity import Entity
+from featurestore.dsl.feature_view import FeatureService, FeatureView
+from featurestore.dsl.source import EventSource
+from featurestore.errors import DefinitionError, FeatureStoreError, SettingsError
+from featurestore.plan.compile import service_plan, source_plan, view_plan
+from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan
+
+Declaration = Entity | EventSource | FeatureView | FeatureService
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """What a project declares, by name."""
+
+    entities: Mapping[str, Entity]
+    sources: Mapping[str, EventSource]
+    views: Mapping[str, FeatureView]
+    services: Mapping[str, FeatureService]
+
+
+@dataclass(frozen=True)
+class Plans:
+    """What the declarations compile to, by name."""
+
+    sources: Mapping[str, SourcePlan]
+    views: Mapping[str, ViewPlan]
+    services: Mapping[str, ServicePlan]
+
+
+def load_module(path: Path) -> ModuleType:
+    """Run a declarations' file; DefinitionError names the file and the line of what goes wrong."""
+    if not path.is_file():
+        raise SettingsError(
+            f"there is no {path.name} in {path.parent}",
+            hint='run "featurestore init", or name the project\'s directory with -C DIR',
+        )
+    spec = importlib.util.spec_from_file_location("featurestore_declarations", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise DefinitionError(
+            f"{path.name}, line {error.lineno}: {error.msg}", hint="the declarations are Python; mend the syntax"
+        ) from None
+    except FeatureStoreError as error:
+        raise type(error)(f"{path.name}, line {_line(error, path)}: {error.fact}", hint=error.hint) from None
+    # An author's file may raise anything; this is the edge where it becomes a message.
+    except Exception as error:
+        raise DefinitionError(
+            f"{path.name}, line {_line(error, path)}: {type(error).__name__}: {error}", hint="the file must run by itself"
+        ) from error
+    finally:
+        sys.path.remove(str(path.parent))
+    return module
+
+
+def _line(error: BaseException, path: Path) -> int:
+    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    return lines[-1] or 0 if lines else 0
+
+
+def collect(values: Mapping[str, object]) -> Declarations:
+    """The declarations among a module's values, and those that they name."""
+    found: dict[type, dict[str, Declaration]] = {Entity: {}, EventSource: {}, FeatureView: {}, FeatureService: {}}
+    kinds = {Entity: "entities", EventSource: "sources", FeatureView: "feature views", FeatureService: "services"}
+
+    def add(item: Declaration) -> None:
+        known = found[type(item)].setdefault(item.name, item)
+        if known is not item and known != item:
+            raise DefinitionError(
+                f'two {kinds[type(item)]} are named "{item.name}"', hint="give one of them another name"
+            )
+        if isinstance(item, FeatureView):
+            add(item.entity)
+            add(item.source)
+        elif isinstance(item, FeatureService):
+            for part in item.features:
+                if isinstance(part, FeatureView):
+                    add(part)
+
+    for value in values.values():
+        for item in value if isinstance(value, list | tuple) else (value,):
+            if isinstance(item, Entity | EventSource | FeatureView | FeatureService):
+                add(item)
+    return Declarations(found[Entity], found[EventSource], found[FeatureView], found[FeatureService])  # type: ignore[arg-type]
+
+
+def compile_declarations(declarations: Declarations, root: Path) -> Plans:
+    """Plans of all declarations; the columns of each source's log are looked up below ``root``."""
+    from featurestore.log.schema import declared_columns, raw_schema
+
+    sources: dict[str, SourcePlan] = {}
+    for name, source in declarations.sources.items():
+        raw = {} if source.log is None else raw_schema(source.log, root)
+        sources[name] = source_plan(source, declared_columns(source, raw))
+    views = {name: view_plan(view, sources[view.source.name]) for name, view in declarations.views.items()}
+    services = {name: service_plan(service, views) for name, service in declarations.services.items()}
+    return Plans(sources, views, services)

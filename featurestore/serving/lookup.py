@@ -1,0 +1,254 @@
+"""Lookup: keys and a time go in, feature vectors come out, all of one state of the store.
+
+A question at ``as_of`` is about what was strictly before it. The values come from the kernel that makes training sets,
+over the timelines that backfill and push have written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.dtypes import DType, parse
+from featurestore.errors import RequestError, UnknownNameError, suggestion
+from featurestore.kernel.evaluate import Answers, answer
+from featurestore.kernel.feature import Feature
+from featurestore.kernel.questions import Questions, questions
+from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.versions import HASH_COLUMN, Timeline, timeline
+from featurestore.log.cast import cast_rows
+from featurestore.plan.nodes import EntityPlan
+from featurestore.serving.vectors import FeatureVector, FeatureVectors
+from featurestore.store import Snapshot, Store
+from featurestore.store.entity_key import encode_key
+from featurestore.store.payload import decode_runs
+from featurestore.store.registry import AppliedView, Registry, read_registry
+
+I64 = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Chosen:
+    """A feature that a request asks for: its view, as named in the request, and the feature."""
+
+    asked: str
+    view: AppliedView
+    feature: Feature
+
+
+@dataclass(frozen=True)
+class EntityFacts:
+    """The facts of some entities of one timeline version, as known at the question's horizon."""
+
+    table: pa.Table
+    schema: Mapping[str, DType]
+    timeline: Timeline
+
+
+class Lookup:
+    """Answers requests from a store. Holds nothing that a commit could make stale: the registry is kept under the number
+    of the commit that changed it last."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._registry: Registry | None = None
+
+    def registry(self, snapshot: Snapshot) -> Registry:
+        """The registry as ``snapshot`` has it."""
+        known = self._registry
+        if known is None or known.commit_number != snapshot.registry_commit:
+            known = self._registry = read_registry(snapshot)
+        return known
+
+    def vectors(
+        self,
+        *,
+        features: Sequence[str] | None,
+        feature_service: str | None,
+        entities: Mapping[str, Sequence[object]],
+        as_of: int | Sequence[int],
+        known_at: KnownAt,
+    ) -> FeatureVectors:
+        """The features of each entity row at ``as_of``, one instant or one a row, in microseconds."""
+        rows = _rows(entities)
+        times = np.asarray([as_of] * rows if isinstance(as_of, int) else as_of, np.int64)
+        if len(times) != rows:
+            raise RequestError(
+                f"as_of has {len(times)} instants for {rows} entity rows", hint="give one instant, or one a row"
+            )
+        with self._store.snapshot() as snapshot:
+            registry = self.registry(snapshot)
+            chosen = choose(registry, features, feature_service)
+            keys = _keys(chosen, entities)
+            found: dict[tuple[str, str], FeatureVector] = {}
+            for group in _groups(chosen):
+                view = group[0].view
+                facts, codes, asked = _facts(snapshot, view, keys, times, group, known_at)
+                answers = answer([one.feature for one in group], facts.timeline, facts.table, facts.schema, asked,
+                                 latest=True)  # fmt: skip
+                found |= _vectors(group, answers)
+            commit_number = snapshot.commit_number
+        return FeatureVectors(
+            keys=keys,
+            vectors=[found[one.asked, one.feature.name] for one in chosen],
+            as_of=as_of,
+            known_at=known_at,
+            store_commit=commit_number,
+            view_versions={one.asked: one.view.version.version for one in chosen},
+        )
+
+
+def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:
+    """The features that references, or a service, name, in order, each once."""
+    if (features is None) == (feature_service is None):
+        raise RequestError(
+            "a request names either features or a feature_service", hint='as "features": ["card_activity:count_5m"]'
+        )
+    if feature_service is not None:
+        service = registry.services.get(feature_service)
+        if service is None:
+            raise UnknownNameError(
+                f'no feature service "{feature_service}"',
+                hint=suggestion(feature_service, registry.services, what="feature services"),
+            )
+        features = service.features
+    assert features is not None
+    made: dict[tuple[str, str], Chosen] = {}
+    for reference in features:
+        name, colon, feature_name = reference.partition(":")
+        view = registry.view(name)
+        wanted = view.plan.features if not colon else (view.plan.feature(feature_name),)
+        for feature in wanted:
+            if feature is None:
+                known = [one.name for one in view.plan.features]
+                raise UnknownNameError(
+                    f'feature view "{name}" has no feature "{feature_name}"',
+                    hint=suggestion(feature_name, known, what="features"),
+                )
+            made[name, feature.name] = Chosen(name, view, feature)
+    if not made:
+        raise RequestError("a request names no feature", hint='as "features": ["card_activity:count_5m"]')
+    return list(made.values())
+
+
+def _rows(entities: Mapping[str, Sequence[object]]) -> int:
+    if not entities:
+        raise RequestError("a request names no entities", hint='as "entities": {"card_id": ["c1", "c2"]}')
+    lengths = {name: len(values) for name, values in entities.items()}
+    if len(set(lengths.values())) > 1:
+        shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
+        raise RequestError(f"entity columns differ in length: {shown}", hint="give each column one value a row")
+    return next(iter(lengths.values()))
+
+
+def _keys(chosen: Sequence[Chosen], entities: Mapping[str, Sequence[object]]) -> dict[str, tuple[pa.Array, DType]]:
+    """Every key column of the request as its canonical type, in the order given."""
+    wanted: dict[str, DType] = {}
+    for one in chosen:
+        plan = one.view.plan.entity
+        for name, dtype in zip(plan.keys, plan.dtypes, strict=True):
+            if wanted.setdefault(name, dtype) != dtype:
+                raise RequestError(
+                    f'key "{name}" is {wanted[name]} in one of the views and {dtype} in another',
+                    hint="ask for them one by one",
+                )
+            if name not in entities:
+                raise RequestError(
+                    f'no values for "{name}", the key of entity "{plan.name}"',
+                    hint=suggestion(name, entities, what="the request's entity columns"),
+                )
+    for name in entities:
+        if name not in wanted:
+            raise RequestError(
+                f'entity column "{name}" is no key of the features asked for',
+                hint=suggestion(name, wanted, what="their keys"),
+            )
+    return {name: (_canonical(name, values, wanted[name]), wanted[name]) for name, values in entities.items()}
+
+
+def _canonical(name: str, values: Sequence[object], dtype: DType) -> pa.Array:
+    kind = {"int64": int, "string": str}.get(dtype.kind)
+    if kind is not None and all(type(value) is kind for value in values):
+        try:
+            return pa.array(values, dtype.arrow)
+        except (pa.ArrowInvalid, OverflowError, UnicodeEncodeError):
+            pass  # The slow way says which value it is.
+    cast = cast_rows([{name: value} for value in values], {name: dtype}, timezone="UTC", time_unit=None)
+    if cast.bad is not None:
+        row, reason = cast.reasons[0]
+        raise RequestError(f"entity row {row + 1}: {reason}", hint=f'"{name}" is {dtype}')
+    return cast.table.column(name).combine_chunks()
+
+
+def _groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
+    """Features that read the same timelines: they share one read and one sort."""
+    groups: dict[tuple[int, tuple[str, ...]], list[Chosen]] = {}
+    for one in chosen:
+        groups.setdefault((one.view.timeline.id, one.view.plan.entity.keys), []).append(one)
+    return list(groups.values())
+
+
+def _facts(
+    snapshot: Snapshot,
+    view: AppliedView,
+    keys: Mapping[str, tuple[pa.Array, DType]],
+    times: I64,
+    group: Sequence[Chosen],
+    known_at: KnownAt,
+) -> tuple[EntityFacts, I64, Questions]:
+    """The facts of the entities asked for, and the questions about them."""
+    entity = view.plan.entity
+    rows = list(zip(*(keys[name][0].to_pylist() for name in entity.keys), strict=True))
+    numbers: dict[bytes, int] = {}
+    codes = np.empty(len(rows), np.int64)
+    for i, row in enumerate(rows):
+        # A null key belongs to no timeline.
+        encoded = b"" if None in row else encode_key(row, entity.dtypes)
+        codes[i] = numbers.setdefault(encoded, len(numbers))
+    payloads = snapshot.read(view.timeline.id, [key for key in numbers if key])
+    facts = entity_facts(view, entity, numbers, payloads, group, known_at)
+    return facts, codes, questions(codes, times, len(numbers))
+
+
+def entity_facts(
+    view: AppliedView,
+    entity: EntityPlan,
+    numbers: Mapping[bytes, int],
+    payloads: Mapping[bytes, Sequence[bytes]],
+    group: Sequence[Chosen],
+    known_at: KnownAt,
+) -> EntityFacts:
+    """The timelines of entities, numbered by ``numbers``, from their stored payloads."""
+    schema = {name: parse(dtype) for name, dtype in view.timeline.columns.items()}
+    stored = pa.schema(
+        [
+            *(pa.field(name, dtype.arrow) for name, dtype in schema.items() if name not in entity.keys),
+            pa.field(HASH_COLUMN, pa.binary(16)),
+        ]
+    )
+    order = list(payloads)
+    parts = [payload for key in order for payload in payloads[key]]
+    table, counts = decode_runs(parts, stored)
+    owner = np.repeat([numbers[key] for key in order], [len(payloads[key]) for key in order]).astype(np.int64)
+    codes = np.repeat(owner, counts)
+    made, _ = timeline(table, codes, len(numbers), view.plan.source.roles, known_at)
+    return EntityFacts(table, schema, made)
+
+
+def _vectors(group: Sequence[Chosen], answers: Answers) -> dict[tuple[str, str], FeatureVector]:
+    made = {}
+    for one, given in zip(group, answers.answers, strict=True):
+        assert given.latest is not None
+        made[one.asked, one.feature.name] = FeatureVector(
+            view=one.asked,
+            feature=one.feature,
+            values=given.values,
+            found=answers.found,
+            flagged=given.flagged,
+            latest=given.latest,
+        )
+    return made

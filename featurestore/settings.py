@@ -1,0 +1,93 @@
+"""Settings: ``featurestore.toml`` in the project's directory, overridden by ``FEATURESTORE_*`` in the environment.
+
+The file is optional. A nested setting is written with two underscores: ``FEATURESTORE_SERVING__PORT=8080``.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from featurestore.errors import SettingsError
+
+FILE_NAME = "featurestore.toml"
+
+
+class StoreSettings(BaseModel):
+    """Where the store is."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    url: str = Field(".featurestore/store.db", description="a path, relative to the project, or a database URL")
+
+
+class EngineSettings(BaseModel):
+    """How training sets and backfills compute."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    threads: int = Field(0, ge=0, le=256, description="threads of the kernel; 0 = one a core")
+    memory_limit: str = Field("", description='DuckDB\'s memory limit, as "4GB"; empty = its default')
+
+
+class ServingSettings(BaseModel):
+    """The HTTP service."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    host: str = "127.0.0.1"
+    port: int = Field(8000, ge=1, le=65535)
+    max_entities: int = Field(1_000, ge=1, description="entities a request may ask for")
+    max_features: int = Field(1_000, ge=1, description="features a request may ask for")
+    max_body_bytes: int = Field(10_000_000, ge=1, description="longest request body")
+    body_timeout_s: float = Field(30.0, gt=0, description="longest time a request body may take to arrive")
+    read_token: SecretStr | None = Field(None, description="bearer token for reading; absent = open")
+    push_token: SecretStr | None = Field(None, description="bearer token for pushing; absent = the reading one")
+    log_requests: bool = False
+
+
+class Settings(BaseSettings):
+    """All settings of a project."""
+
+    model_config = SettingsConfigDict(env_prefix="FEATURESTORE_", env_nested_delimiter="__", extra="forbid")
+
+    features: str = Field("features.py", description="the declarations' file, relative to the project")
+    store: StoreSettings = StoreSettings()
+    engine: EngineSettings = EngineSettings()
+    serving: ServingSettings = ServingSettings()
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        # The environment beats the file, whose values are handed in as arguments.
+        return env_settings, init_settings
+
+
+def load(root: Path) -> Settings:
+    """The settings of the project in ``root``."""
+    path = root / FILE_NAME
+    values: dict[str, Any] = {}
+    if path.is_file():
+        try:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise SettingsError(f"{path.name} can't be read: {error}", hint="it is TOML: key = value") from None
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        name = ".".join(str(part) for part in problem["loc"])
+        raise SettingsError(
+            f'setting "{name}": {problem["msg"].lower()}',
+            hint=f"settings come from {FILE_NAME} and from FEATURESTORE_* in the environment",
+        ) from None

@@ -1,0 +1,284 @@
+"""The registry: what was applied, which versions there are, and what an apply would change.
+
+A view's version is a fingerprint of its features over a timeline version; a changed meaning makes a new version, filled
+beside the old one and switched in one transaction. A feature over columns that are stored already needs no backfill.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from featurestore.dsl.entity import Entity
+from featurestore.dsl.feature_view import FeatureService, FeatureView
+from featurestore.dsl.source import EventSource
+from featurestore.errors import RequestError, UnknownNameError, suggestion
+from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan, feature_fingerprint, fingerprint
+from featurestore.plan.spec import decode, encode
+from featurestore.store.commit import Commit
+from featurestore.store.records import Definition, TimelineVersion, ViewVersion
+from featurestore.store.snapshot import Snapshot
+
+Action = Literal["added", "changed", "removed", "unchanged"]
+
+
+@dataclass(frozen=True)
+class AppliedView:
+    """One version of a view, with the timelines that it reads."""
+
+    version: ViewVersion
+    timeline: TimelineVersion
+    plan: ViewPlan
+
+    @property
+    def label(self) -> str:
+        return f"{self.plan.name}@{self.version.version}"
+
+
+@dataclass(frozen=True)
+class Registry:
+    """What one state of the store knows by name: each view's current version, every readable version by
+    ``view@version``, the timelines that are written, services, and the applied definitions."""
+
+    commit_number: int
+    current: Mapping[str, AppliedView]
+    versions: Mapping[str, AppliedView]
+    timelines: tuple[TimelineVersion, ...]
+    services: Mapping[str, ServicePlan]
+    sources: Mapping[str, SourcePlan]
+    definitions: Mapping[tuple[str, str], Definition]
+
+    def view(self, name: str) -> AppliedView:
+        """The view that ``view`` or ``view@version`` names; an error says what there is, or that it isn't filled yet."""
+        found = self.versions.get(name) if "@" in name else self.current.get(name)
+        if found is not None:
+            return found
+        filling = [view for view in self.versions.values() if view.plan.name == name]
+        if filling and "@" not in name:
+            raise RequestError(f'feature view "{name}" is not filled yet', hint='run "featurestore backfill"')
+        known = self.versions if "@" in name else self.current
+        raise UnknownNameError(
+            f'no feature view "{name}"', hint=suggestion(name, known, what="feature views")
+        )
+
+
+def read_registry(snapshot: Snapshot) -> Registry:
+    """The registry as one snapshot has it."""
+    timelines = {timeline.id: timeline for timeline in snapshot.timeline_versions()}
+    versions: dict[str, AppliedView] = {}
+    current: dict[str, AppliedView] = {}
+    for version in snapshot.view_versions():
+        if version.state == "dropped":
+            continue
+        view = AppliedView(version, timelines[version.timeline_version_id], decode(version.spec))
+        versions[view.label] = view
+        if version.state == "current":
+            current[version.view] = view
+    definitions = {(one.kind, one.name): one for one in snapshot.definitions()}
+    services = {
+        name: decode(json.loads(one.payload)["plan"])
+        for (kind, name), one in definitions.items()
+        if kind == "feature_service"
+    }
+    sources = {
+        name: decode(json.loads(one.payload)["plan"])
+        for (kind, name), one in definitions.items()
+        if kind == "source"
+    }
+    written = tuple(timeline for timeline in timelines.values() if timeline.state != "retired")
+    return Registry(snapshot.registry_commit, current, versions, written, services, sources, definitions)
+
+
+@dataclass(frozen=True)
+class Change:
+    """What an apply does to one declaration. ``backfill``: its new version has to be filled first."""
+
+    kind: str
+    name: str
+    action: Action
+    reason: str
+    backfill: bool = False
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A project's declarations and their plans: what the registry should hold."""
+
+    entities: Mapping[str, Entity]
+    sources: Mapping[str, tuple[EventSource, SourcePlan]]
+    views: Mapping[str, tuple[FeatureView, ViewPlan]]
+    services: Mapping[str, tuple[FeatureService, ServicePlan]]
+
+
+def wanted_definitions(desired: Desired) -> list[Definition]:
+    """The definitions to keep: their meaning with its fingerprint, and what is cosmetic beside it."""
+
+    def definition(kind: str, declared: Entity | EventSource | FeatureView | FeatureService, plan: object,
+                   meaning: str) -> Definition:  # fmt: skip
+        payload = {
+            "plan": plan,
+            "description": declared.description,
+            "tags": dict(declared.tags),
+            "owner": declared.owner,
+        }
+        return Definition(kind, declared.name, json.dumps(payload, ensure_ascii=False), meaning)
+
+    made = [
+        definition("entity", entity, list(entity.keys), fingerprint([entity.name, entity.keys]))
+        for entity in desired.entities.values()
+    ]
+    for source, source_plan in desired.sources.values():
+        made.append(definition("source", source, encode(source_plan), fingerprint(encode(source_plan))))
+    for view, view_plan in desired.views.values():
+        made.append(definition("feature_view", view, encode(view_plan), view_plan.fingerprint))
+    for service, service_plan in desired.services.values():
+        made.append(definition("feature_service", service, encode(service_plan), service_plan.fingerprint))
+    return made
+
+
+def _parts(definition: Definition) -> Mapping[str, str]:
+    """The named parts of a definition, as text, for saying what changed."""
+    plan = json.loads(definition.payload)["plan"]
+    if isinstance(plan, list):
+        return {"key": ", ".join(plan)}
+    decoded = decode(plan)
+    if isinstance(decoded, ViewPlan):
+        parts = {f'feature "{feature.name}"': feature_fingerprint(feature) for feature in decoded.features}
+        return {**parts, "entity": decoded.entity.name, "source": decoded.source.name,
+                "facts": decoded.timeline_fingerprint}  # fmt: skip
+    if isinstance(decoded, ServicePlan):
+        return {f'feature "{reference}"': "" for reference in decoded.features}
+    assert isinstance(decoded, SourcePlan)
+    columns = {f'column "{name}"': str(dtype) for name, dtype in decoded.columns}
+    roles = {part: str(getattr(decoded.roles, part)) for part in
+             ("event_time", "id", "available_at", "version", "deleted", "order_by")}  # fmt: skip
+    return {**columns, **roles, "log": repr(decoded.log), "timezone": decoded.timezone,
+            "time_unit": str(decoded.time_unit)}  # fmt: skip
+
+
+def _reason(old: Definition, new: Definition) -> str:
+    before, after = _parts(old), _parts(new)
+    added = [part for part in after if part not in before]
+    removed = [part for part in before if part not in after]
+    changed = [part for part in after if part in before and before[part] != after[part]]
+    texts = [
+        f"{', '.join(parts)} {verb}"
+        for parts, verb in ((added, "added"), (removed, "removed"), (changed, "changed"))
+        if parts
+    ]
+    return "; ".join(texts) or "the types it reads changed"
+
+
+def changes(registry: Registry, desired: Desired) -> list[Change]:
+    """What an apply of ``desired`` would change, declaration by declaration."""
+    wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
+    made: list[Change] = []
+    for key, new in wanted.items():
+        old = registry.definitions.get(key)
+        backfill = False
+        if new.kind == "feature_view":
+            plan = desired.views[new.name][1]
+            found = matching_version(registry, plan)
+            timeline = found.timeline if found is not None else covering_timeline(registry, plan)
+            backfill = timeline is None or timeline.state == "filling"
+        if old is None:
+            made.append(Change(*key, "added", "new", backfill))
+        elif old.fingerprint != new.fingerprint:
+            made.append(Change(*key, "changed", _reason(old, new), backfill))
+        elif old.payload != new.payload:
+            made.append(
+                Change(*key, "unchanged", "description, tags or owner edited: the version stays", backfill)
+            )
+        else:
+            made.append(Change(*key, "unchanged", "", backfill))
+    made.extend(
+        Change(*key, "removed", "no longer declared") for key in registry.definitions if key not in wanted
+    )
+    return made
+
+
+def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
+    """The view's version that means what ``plan`` means, the current one first."""
+    same = [
+        view
+        for view in registry.versions.values()
+        if view.plan.name == plan.name
+        and view.version.fingerprint == plan.fingerprint
+        and view.timeline.state != "retired"
+    ]
+    return min(same, key=lambda view: view.version.state != "current", default=None)
+
+
+def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | None:
+    """A timeline version that holds the facts and all columns that ``plan`` reads, a filled one first."""
+    schema = plan.source.schema
+    needed = {name: str(schema[name]) for name in plan.used_columns() | set(_structural(plan))}
+    found = [
+        timeline
+        for timeline in registry.timelines
+        if timeline.fingerprint == plan.timeline_fingerprint
+        and all(timeline.columns.get(name) == dtype for name, dtype in needed.items())
+    ]
+    return min(found, key=lambda timeline: (timeline.state != "current", -timeline.id), default=None)
+
+
+def _structural(plan: ViewPlan) -> Iterable[str]:
+    roles = plan.source.roles
+    named = (roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted, roles.order_by)
+    return (*(name for name in named if name is not None), *plan.entity.keys)
+
+
+def new_timeline(commit: Commit, plan: ViewPlan) -> int:
+    """A new timeline version for the facts that ``plan`` reads, holding all declared columns, to be filled; returns
+    its id."""
+    roles = plan.source.roles
+    return commit.add_timeline_version(
+        source=plan.source.name,
+        entity=plan.entity.name,
+        fingerprint=plan.timeline_fingerprint,
+        columns={name: str(dtype) for name, dtype in plan.source.columns},
+        roles={
+            "keys": plan.entity.keys,
+            "event_time": roles.event_time,
+            "id": roles.id,
+            "available_at": roles.available_at,
+            "version": roles.version,
+            "deleted": roles.deleted,
+            "order_by": roles.order_by,
+        },
+        state="filling",
+    )
+
+
+def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
+    """Make the registry hold ``desired``, inside one write transaction.
+
+    A view whose timeline is filled is switched at once; another becomes current when a backfill has filled it.
+    """
+    wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
+    for key, new in wanted.items():
+        if registry.definitions.get(key) != new:
+            commit.define(new)
+    for key in registry.definitions:
+        if key not in wanted:
+            commit.undefine(*key)
+            if key[0] == "feature_view" and key[1] in registry.current:
+                commit.set_view_state(registry.current[key[1]].version.id, "pinned")
+    made: dict[str, int] = {}
+    for name, (_, plan) in desired.views.items():
+        found = matching_version(registry, plan)
+        if found is not None:
+            if found.version.state != "current" and found.timeline.state == "current":
+                commit.switch_view(found.version.id)
+            continue
+        timeline = covering_timeline(registry, plan)
+        timeline_id = made.get(plan.timeline_fingerprint) if timeline is None else timeline.id
+        if timeline_id is None:
+            timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
+        version_id = commit.add_view_version(
+            view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
+        )
+        if timeline is not None and timeline.state == "current":
+            commit.switch_view(version_id)
