@@ -51,8 +51,9 @@ class Counts:
 
 @dataclass(frozen=True)
 class Version:
-    """One row of the log that is not bad input. ``identity`` tells which fact it is a version of."""
+    """The ``number``-th row of the log that is not bad input. ``identity`` tells which fact it speaks of."""
 
+    number: int
     row: Row
     key: tuple[Any, ...]
     identity: tuple[Any, ...]
@@ -98,6 +99,8 @@ class Oracle:
         self.features = [
             feature for aggregation in view.features for feature in _features(aggregation, self.schema)
         ]
+        # What a version contributes to a feature is the same at every T and K: computed once.
+        self._contributed: dict[tuple[str, int], list[Item]] = {}
 
     def dtypes(self) -> dict[str, DType]:
         """The type of each feature's values."""
@@ -109,7 +112,17 @@ class Oracle:
             return {feature.name: Value(None, flagged=False, latest=None) for feature in self.features}
         horizon = as_of if known_at == "as_of" else known_at
         facts = self.facts(keys, known_at=horizon)
-        return {feature.name: _value(feature, facts, as_of) for feature in self.features}
+        return {feature.name: self._value(feature, facts, as_of) for feature in self.features}
+
+    def _value(self, feature: _Feature, facts: Sequence[Version], as_of: int) -> Value:
+        inside = [fact for fact in facts if _in_window(feature, fact, as_of)]
+        return _value(feature, [item for fact in inside for item in self._items(feature, fact)], as_of)
+
+    def _items(self, feature: _Feature, fact: Version) -> list[Item]:
+        place = (feature.name, fact.number)
+        if place not in self._contributed:
+            self._contributed[place] = _items(feature, fact)
+        return self._contributed[place]
 
     def facts(self, keys: tuple[Any, ...], *, known_at: int | None) -> list[Version]:
         """The timeline of one entity as ``known_at`` knows it: each fact's chosen version, in order."""
@@ -154,6 +167,7 @@ def _version(view: FeatureView, schema: Mapping[str, DType], row: Row, number: i
     key = tuple(row[name] for name in view.entity.keys)
     identifier = tuple(row[name] for name in source.ids)
     return Version(
+        number=number,
         row=row,
         key=key,
         # Without an id each row is a fact of its own: its number sets it apart and does nothing else.
@@ -213,10 +227,9 @@ def _features(aggregation: Aggregation, schema: Mapping[str, DType]) -> list[_Fe
     ]
 
 
-def _value(feature: _Feature, facts: Sequence[Version], as_of: int) -> Value:
+def _value(feature: _Feature, items: Sequence[Item], as_of: int) -> Value:
     aggregation = feature.aggregation
     operation = aggregation.operation
-    items = [item for fact in facts if _in_window(feature, fact, as_of) for item in _items(feature, fact)]
     if not items:
         if operation.zero_when_empty:
             return Value(0, flagged=False, latest=None)
