@@ -23,7 +23,8 @@ def plan(as_json: AsJson = False) -> None:
     """
     from featurestore import FeatureStore
 
-    write_report(FeatureStore(".").plan(), as_json=as_json)
+    with FeatureStore(".") as store:
+        write_report(store.plan(), as_json=as_json)
 
 
 def apply(as_json: AsJson = False) -> None:
@@ -36,7 +37,8 @@ def apply(as_json: AsJson = False) -> None:
     """
     from featurestore import FeatureStore
 
-    write_report(FeatureStore(".").apply(), as_json=as_json)
+    with FeatureStore(".") as store:
+        write_report(store.apply(), as_json=as_json)
 
 
 def explain(
@@ -55,7 +57,8 @@ def explain(
     """
     from featurestore import FeatureStore
 
-    text = FeatureStore(".").explain(name)
+    with FeatureStore(".") as store:
+        text = store.explain(name)
     if as_json:
         write_json({"name": name, "plan": text})
     else:

@@ -36,8 +36,8 @@ def backfill(
     """
     from featurestore import FeatureStore
 
-    with Progress() as progress:
-        report = FeatureStore(".").backfill(views or None, rebuild=rebuild, progress=progress)
+    with FeatureStore(".") as store, Progress() as progress:
+        report = store.backfill(views or None, rebuild=rebuild, progress=progress)
     write_report(report, as_json=as_json)
 
 
@@ -61,7 +61,8 @@ def ingest(
     """
     from featurestore import FeatureStore
 
-    report = FeatureStore(".").ingest(source, rows, atomic=atomic)
+    with FeatureStore(".") as store:
+        report = store.ingest(source, rows, atomic=atomic)
     write_report(report, as_json=as_json)
     if report.rejected:
         raise typer.Exit(1)

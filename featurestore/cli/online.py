@@ -7,20 +7,15 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from featurestore.cli.output import say, write_columns, write_json
-from featurestore.cli.usage import (
-    KNOWN_AT_HELP,
-    AsJson,
-    UsageError,
-    entities,
-    feature_names,
-    horizon,
-    instant,
-)
+from featurestore.cli.usage import KNOWN_AT_HELP, AsJson, UsageError, check_times, entities, feature_names
+
+if TYPE_CHECKING:
+    from featurestore import FeatureStore
 
 
 def get(
@@ -46,31 +41,45 @@ def get(
       featurestore get card_activity:amount_sum_7d -e card_id=c1 --explain
     """
     names, keys = feature_names(features), entities(entity)
-    asked, known = instant(as_of, option="--as-of"), horizon(known_at)
+    check_times(as_of=as_of, known_at=known_at)
 
     from featurestore import FeatureStore
 
-    store = FeatureStore(".")
-    if explain:
-        if isinstance(names, str):
-            raise UsageError(
-                f'--explain: "{names}" is more than one feature', hint=f"name one, like {names}:FEATURE"
-            )
-        rows = [dict(zip(keys, row, strict=True)) for row in zip(*keys.values(), strict=True)]
-        values = [
-            store.explain_value(name, row, as_of=asked, known_at=known) for name in names for row in rows
-        ]
-        if as_json:
-            write_json([value.to_dict() for value in values])
-        else:
-            typer.echo("\n\n".join(value.text() for value in values))
-        return
-    answer = store.online_features(features=names, entities=keys, as_of=asked, known_at=known).to_dict()
+    with FeatureStore(".") as store:
+        if explain:
+            _explain(store, names, keys, as_of=as_of, known_at=known_at, as_json=as_json)
+            return
+        answer = store.online_features(features=names, entities=keys, as_of=as_of, known_at=known_at)
+    response = answer.to_response(full_feature_names=True)
     if as_json:
-        write_json(answer)
+        write_json(response)
         return
-    write_columns(answer["metadata"]["feature_names"], [column["values"] for column in answer["results"]])
-    say(f"as of {answer['metadata']['as_of']}, store commit {answer['metadata']['store_commit']}")
+    metadata = response["metadata"]
+    write_columns(metadata["feature_names"], [column["values"] for column in response["results"]])
+    say(f"as of {metadata['as_of']}, store commit {metadata['store_commit']}")
+
+
+def _explain(
+    store: FeatureStore,
+    names: str | list[str],
+    keys: dict[str, list[str]],
+    *,
+    as_of: str | None,
+    known_at: str | None,
+    as_json: bool,
+) -> None:
+    if isinstance(names, str):
+        raise UsageError(
+            f'--explain: "{names}" is more than one feature', hint=f"name one, like {names}:FEATURE"
+        )
+    rows = [dict(zip(keys, row, strict=True)) for row in zip(*keys.values(), strict=True)]
+    values = [
+        store.explain_value(name, row, as_of=as_of, known_at=known_at) for name in names for row in rows
+    ]
+    if as_json:
+        write_json([value.to_dict() for value in values])
+    else:
+        typer.echo("\n\n".join(value.text() for value in values))
 
 
 def serve(

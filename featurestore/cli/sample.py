@@ -26,6 +26,7 @@ transactions = EventSource(
     log=CSV("data/transactions.csv"),
     event_time="ts",
     id="transaction_id",  # the same id again is a duplicate, with other content a correction
+    available_at="recorded_at",  # when we could first have known it
     columns={
         "transaction_id": "string",
         "card_id": "string",
@@ -34,6 +35,7 @@ transactions = EventSource(
         "category": "string",
         "country": "string",
         "status": "string",
+        "recorded_at": "timestamp",
     },
 )
 
@@ -76,7 +78,7 @@ SETTINGS_TOML = """\
 def files() -> dict[str, str]:
     """Every file of the project: its path and its text."""
     draw = random.Random(20260101)
-    transactions = ["transaction_id,card_id,ts,amount,category,country,status"]
+    transactions = ["transaction_id,card_id,ts,amount,category,country,status,recorded_at"]
     spine = ["card_id,ts,is_fraud"]
     moment = BEGIN
     for number in range(1, 601):
@@ -86,8 +88,11 @@ def files() -> dict[str, str]:
         category = ("grocery", "fuel", "travel", "online")[int(draw.random() * 4)]
         country = ("NL", "NL", "NL", "DE", "FR", "US")[int(draw.random() * 6)]
         status = "declined" if draw.random() < 0.1 else "approved"
-        at = moment.isoformat(timespec="microseconds") + "Z"
-        transactions.append(f"t{number:04},{card},{at},{amount / 100:.2f},{category},{country},{status}")
+        # most are known within seconds, some a day late
+        recorded = moment + (timedelta(days=1) if draw.random() < 0.05 else timedelta(seconds=2))
+        at, recorded_at = (f"{time.isoformat(timespec='microseconds')}Z" for time in (moment, recorded))
+        purchase = f"t{number:04},{card},{at},{amount / 100:.2f},{category},{country},{status}"
+        transactions.append(f"{purchase},{recorded_at}")
         if number % 6 == 0:
             spine.append(f"{card},{at},{int(amount > 30_000)}")
     return {

@@ -27,7 +27,8 @@ def list_versions(as_json: AsJson = False) -> None:
     """
     from featurestore import FeatureStore
 
-    records = FeatureStore(".").versions()
+    with FeatureStore(".") as store:
+        records = store.versions()
     if as_json:
         write_json(records)
         return
@@ -41,11 +42,12 @@ def switch(view: View, version: Version, as_json: AsJson = False) -> None:
 
     \b
     Example:
-      featurestore versions switch card_activity 4f1c22ab
+      featurestore versions switch card_activity 2
     """
     from featurestore import FeatureStore
 
-    FeatureStore(".").switch_version(view, version)
+    with FeatureStore(".") as store:
+        store.switch_version(view, version)
     _done("switched", view=view, version=version, as_json=as_json)
 
 
@@ -55,11 +57,12 @@ def drop(view: View, version: Version, as_json: AsJson = False) -> None:
 
     \b
     Example:
-      featurestore versions drop card_activity 4f1c22ab
+      featurestore versions drop card_activity 2
     """
     from featurestore import FeatureStore
 
-    FeatureStore(".").drop_version(view, version)
+    with FeatureStore(".") as store:
+        store.drop_version(view, version)
     _done("dropped", view=view, version=version, as_json=as_json)
 
 
@@ -74,7 +77,8 @@ def migrate(as_json: AsJson = False) -> None:
     """
     from featurestore import FeatureStore
 
-    write_report(FeatureStore(".").migrate(), as_json=as_json)
+    with FeatureStore(".") as store:
+        write_report(store.migrate(), as_json=as_json)
 
 
 def _done(what: str, *, view: str, version: str, as_json: bool) -> None:

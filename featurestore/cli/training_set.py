@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.output import say, write_json
-from featurestore.cli.usage import KNOWN_AT_HELP, AsJson, feature_names, horizon
+from featurestore.cli.usage import KNOWN_AT_HELP, AsJson, check_times, feature_names
 
 
 def training_set(
@@ -48,16 +48,16 @@ def training_set(
       featurestore training-set spine.csv -f card_activity:count_5m,card_activity:amount_sum_7d \\
           --known-at 2026-01-31T00:00:00Z -o train.parquet
     """
-    names, known = feature_names(features), horizon(known_at)
+    names = feature_names(features)
+    check_times(known_at=known_at)
 
     from featurestore import FeatureStore
 
-    result = FeatureStore(".").training_set(
-        spine, features=names, time=time, known_at=known, timezone=timezone
-    )
-    result.write_parquet(out)
+    with FeatureStore(".") as store:
+        made = store.training_set(spine, features=names, time=time, known_at=known_at, timezone=timezone)
+    manifest = made.write_parquet(out)
     if as_json:
-        write_json({"path": str(out), "manifest": result.manifest})
+        write_json({"path": str(out), "manifest_path": str(manifest), "manifest": made.manifest})
     else:
-        typer.echo(result.text())
-    say(f"wrote {out}")
+        typer.echo(made.text())
+    say(f"wrote {out} and {manifest}")

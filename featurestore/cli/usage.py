@@ -27,19 +27,15 @@ class UsageError(Exception):
         self.hint = hint
 
 
-def instant(text: str | None, *, option: str) -> str | None:
-    """``text`` if it names an instant."""
-    if text is not None:
-        try:
-            instants.instant(text, what=option)
-        except RequestError as error:
-            raise UsageError(error.fact, hint=error.hint) from None
-    return text
-
-
-def horizon(text: str | None) -> str | None:
-    """``text`` if it names a horizon of knowledge: an instant, or ``as_of`` for each question's own time."""
-    return text if text == "as_of" else instant(text, option="--known-at")
+def check_times(*, as_of: str | None = None, known_at: str | None = None) -> None:
+    """Refuse what names no instant before anything heavy is loaded; ``as_of`` is a horizon of knowledge too."""
+    try:
+        if as_of is not None:
+            instants.instant(as_of, what="--as-of")
+        if known_at not in (None, "as_of"):
+            instants.instant(known_at, what="--known-at")
+    except RequestError as error:
+        raise UsageError(error.fact, hint=error.hint) from None
 
 
 def entities(pairs: Sequence[str]) -> dict[str, list[str]]:

@@ -229,9 +229,10 @@ def test_a_directory_given_with_C_is_left_again(tmp_path: Path) -> None:
 
 
 def test_a_horizon_is_an_instant_or_follows_the_question() -> None:
-    assert usage.horizon("as_of") == "as_of"
-    assert usage.horizon("2026-01-01T01:30:00+01:30") == "2026-01-01T01:30:00+01:30"
-    assert usage.horizon(None) is None
+    for known_at in ("as_of", "2026-01-01T01:30:00+01:30", None):
+        usage.check_times(known_at=known_at)
+    with pytest.raises(usage.UsageError):
+        usage.check_times(as_of="as_of")
 
 
 def test_entities_are_columns_in_the_order_given() -> None:
