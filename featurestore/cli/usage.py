@@ -28,7 +28,7 @@ class UsageError(Exception):
 
 
 def check_times(*, as_of: str | None = None, known_at: str | None = None) -> None:
-    """Refuse what names no instant before anything heavy is loaded; ``as_of`` is a horizon of knowledge too."""
+    """Refuse what names no instant before anything heavy is loaded; ``as_of`` is a horizon too."""
     try:
         if as_of is not None:
             instants.instant(as_of, what="--as-of")
