@@ -115,6 +115,8 @@ def _from_array(raw: pa.Array, dtype: DType, zone: Zone, time_unit: str | None) 
             return _int64(raw)
         case "float64" if of in ("int", "float"):
             return _float64(raw), None
+        case "int64" if of == "float":
+            return _int64_of_floats(raw)
         case "int64" | "float64" | "decimal":
             return _from_numbers(raw, dtype, zone)
         case "bool":
@@ -139,7 +141,7 @@ def _from_array(raw: pa.Array, dtype: DType, zone: Zone, time_unit: str | None) 
 
 
 def _from_numbers(raw: pa.Array, dtype: DType, zone: Zone) -> Converted:
-    """Floats and decimals, by way of their digits."""
+    """Decimals, and what becomes one, by way of their digits."""
     if dtype.kind == "decimal" and pa.types.is_decimal(raw.type):
         try:
             return pc.cast(raw, dtype.arrow), None
@@ -207,6 +209,12 @@ def _int64(raw: pa.Array) -> Converted:
     values = _numbers(raw, np.uint64)
     good = values <= np.uint64(_I64_MAX)
     return _rebuilt(pa.array(values.view(np.int64)), raw), None if good.all() else good
+
+
+def _int64_of_floats(raw: pa.Array) -> Converted:
+    floats = _numbers(_float64(raw), np.float64)
+    good = (floats == np.floor(floats)) & (floats >= -(2.0**63)) & (floats < 2.0**63)
+    return _rebuilt(pa.array(np.where(good, floats, 0).astype(np.int64)), raw), None if good.all() else good
 
 
 def _float64(raw: pa.Array) -> pa.Array:

@@ -100,7 +100,7 @@ def cast_rows(
         values, bad = converted(cells_of(given), dtype, zone(timezone), time_unit)
         if bad is not None:
             at = np.flatnonzero(bad)
-            shown = tuple(_short(repr(given[row])) for row in at[:_SHOWN_FAULTS].tolist())
+            shown = tuple(_written(given[row]) for row in at[:_SHOWN_FAULTS].tolist())
             faults.append(Fault(name, _reason(name, dtype), at, shown))
         out.append(values)
     unknown: dict[str, list[int]] = {}
@@ -109,7 +109,7 @@ def cast_rows(
             if key not in columns:
                 unknown.setdefault(str(key), []).append(row)
     for key, found in unknown.items():
-        shown = tuple(_short(repr(rows[row][key])) for row in found[:_SHOWN_FAULTS])
+        shown = tuple(_written(rows[row][key]) for row in found[:_SHOWN_FAULTS])
         faults.append(
             Fault(key, f'no column "{_short(key)}" in the source', np.array(found, np.int64), shown)
         )
@@ -148,6 +148,13 @@ def _shown(values: pa.Array) -> Iterator[str]:
         values = values.view(pa.binary())
         return (_short(repr((value or b"").decode("utf-8", "replace"))) for value in values.to_pylist())
     return (_short(repr(value.as_py())) for value in values)
+
+
+def _written(value: object) -> str:
+    try:
+        return _short(repr(value))
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        return "an integer of thousands of digits"
 
 
 def _short(text: str) -> str:
