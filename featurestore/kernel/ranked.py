@@ -144,8 +144,6 @@ def _run_extreme(
         entered = items[e]
         head, tail = 0, 0
         for q in range(questions[e], questions[e + 1]):
-            if lo[q] >= entered:
-                head, tail = 0, 0
             for item in range(max(entered, lo[q]), hi[q]):
                 code = codes[item]
                 if largest:
@@ -156,7 +154,7 @@ def _run_extreme(
                         tail -= 1
                 queue[tail] = item
                 tail += 1
-            entered = max(entered, hi[q])
+            entered = hi[q]
             while head < tail and queue[head] < lo[q]:
                 head += 1
             found[q] = queue[head] if head < tail else -1

@@ -350,3 +350,9 @@ def test_a_quantile_between_infinities_is_what_the_formula_gives() -> None:
     h = history([(facts, [5])], ordered=True)
     assert math.isnan(quantile(h.values, h.edges, h.items, 0.75)[0][0])
     assert quantile(h.values, h.edges, h.items, 1.0)[0][0] == math.inf
+
+
+def test_halfway_between_two_values_the_quantile_counts_down_from_the_greater() -> None:
+    h = history([([(0.1, 0, 9), (1.7, 0, 9)], [5])], ordered=True)
+    assert 0.1 + (1.7 - 0.1) * 0.5 == 0.8999999999999999
+    assert quantile(h.values, h.edges, h.items, 0.5)[0].tolist() == [0.9]
