@@ -23,6 +23,12 @@ EPOCH = datetime.date(1970, 1, 1)
 
 _INTEGER = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?([0-9]+(\.[0-9]*)?|\.[0-9]+)([eE][+-]?[0-9]+)?")
+_TIMESTAMP = re.compile(
+    r"(?P<date>[0-9]{4}-[0-9]{2}-[0-9]{2})"
+    r"([T ](?P<minute>[0-9]{2}:[0-9]{2})(:(?P<second>[0-9]{2})([.](?P<fraction>[0-9]+))?)?"
+    r"(?P<offset>Z|UTC|[+-][0-9]{2}(:?[0-9]{2})?)?)?"
+)
+_UUID = re.compile("[0-9a-fA-F]{32}|[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _NAMED_FLOATS = {"nan": math.nan, "inf": math.inf, "infinity": math.inf}
 
 
@@ -70,11 +76,11 @@ def cast(value: Any, given: DType, wanted: DType) -> Any:
 def _from_string(text: str, wanted: DType) -> Any:
     match wanted.kind:
         case "int64":
-            return fitted(int(text), wanted) if _INTEGER.fullmatch(text) else None
+            return fitted(Decimal(text), wanted) if _INTEGER.fullmatch(text) else None
         case "float64":
             return _float(text)
         case "decimal":
-            return fitted(Fraction(Decimal(text)), wanted) if _NUMBER.fullmatch(text) else None
+            return _decimal(text, wanted)
         case "bool":
             return {"true": True, "false": False}.get(text.lower())
         case "uuid":
@@ -93,11 +99,22 @@ def _float(text: str) -> float | None:
     return float(text) if _NUMBER.fullmatch(text) else None
 
 
-def _uuid(text: str) -> str | None:
-    try:
-        return str(uuid.UUID(text))
-    except ValueError:
+def _decimal(text: str, wanted: DType) -> Decimal | None:
+    if not _NUMBER.fullmatch(text):
         return None
+    value = Decimal(text)
+    # Out of any decimal's reach: spare the arithmetic a number of a million digits.
+    if value and value.adjusted() > 50:
+        return None
+    held = fitted(0 if value.adjusted() < -50 else value, wanted)
+    assert held is None or isinstance(held, Decimal)
+    return held
+
+
+def _uuid(text: str) -> str | None:
+    in_braces = text[:1] == "{" and text[-1:] == "}"
+    digits = text[1:-1] if in_braces else text.removeprefix("urn:uuid:")
+    return str(uuid.UUID(digits)) if _UUID.fullmatch(digits) else None
 
 
 def _date(text: str) -> datetime.date | None:
@@ -110,11 +127,15 @@ def _date(text: str) -> datetime.date | None:
 
 
 def _timestamp(text: str) -> int | None:
-    # fromisoformat drops what is finer than a microsecond, which is flooring within a second.
+    found = _TIMESTAMP.fullmatch(text)
+    if found is None:
+        return None
+    # Digits finer than a microsecond are cut off, which within a second is flooring.
+    fraction = (found["fraction"] or "").ljust(6, "0")[:6]
+    offset = (found["offset"] or "Z").replace("UTC", "Z")
+    clock = f"{found['minute'] or '00:00'}:{found['second'] or '00'}.{fraction}{offset}"
     try:
-        moment = datetime.datetime.fromisoformat(text)
+        moment = datetime.datetime.fromisoformat(f"{found['date']}T{clock}")
     except ValueError:
         return None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=datetime.UTC)
     return (moment - datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)) // datetime.timedelta(microseconds=1)

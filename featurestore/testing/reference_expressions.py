@@ -6,6 +6,7 @@ An expression has no clock: it says the same of a row at every time. Types are t
 
 from __future__ import annotations
 
+import datetime
 import math
 import re
 from collections.abc import Callable, Mapping
@@ -52,7 +53,7 @@ class Expression:
 def expression(text: str, schema: Mapping[str, DType]) -> Expression:
     """The expression ``text`` over rows of ``schema``."""
     node = bind(parse(text), schema)
-    return Expression(infer(node, schema), lambda row: tidy(_Reading(schema, row).value(node)))
+    return Expression(infer(node, schema), lambda row: _Reading(schema, row).value(node))
 
 
 @dataclass(frozen=True)
@@ -63,6 +64,10 @@ class _Reading:
     row: Mapping[str, Any]
 
     def value(self, node: Node) -> Any:
+        """The node's value. There is one zero: no value on the way is -0.0 either."""
+        return tidy(self._value(node))
+
+    def _value(self, node: Node) -> Any:
         match node:
             case Column(name):
                 return self.row[name]
@@ -122,6 +127,8 @@ def _arithmetic(op: str, a: Any, b: Any, dtype: DType) -> Any:
         return _float_arithmetic(op, a, b)
     if op == "%" and b == 0:
         return None
+    if isinstance(a, datetime.date):
+        return (a - b).days
     x, y = Fraction(a), Fraction(b)
     match op:
         case "+":

@@ -17,6 +17,7 @@ from featurestore.testing.reference_content import decimal_of
 from featurestore.testing.reference_operations import INT64_MAX, NAN, rank
 
 _LOWER = "abcdefghijklmnopqrstuvwxyz"
+DAYS_OF_400_YEARS = 146_097
 _TO_LOWER = str.maketrans(_LOWER.upper(), _LOWER)
 _TO_UPPER = str.maketrans(_LOWER, _LOWER.upper())
 
@@ -38,7 +39,7 @@ def _to_whole(step: Callable[[Fraction], int]) -> Callable[[Any], Any]:
             return x
         if isinstance(x, Decimal):
             return decimal_of(step(Fraction(x)), 0)
-        return math.copysign(float(step(Fraction(x))), x) if math.isfinite(x) else x
+        return float(step(Fraction(x))) if math.isfinite(x) else x
 
     return _of_all(whole)
 
@@ -67,7 +68,14 @@ def _substr(text: str, start: int, length: int | None = None) -> str:
 
 
 def _date(t: Any) -> datetime.date:
-    return t if isinstance(t, datetime.date) else date_of_days(t // DAY_US)
+    """The date, in the like year of the 400 from 1970 on: the calendar repeats itself, Python's ends."""
+    days = (t - EPOCH).days if isinstance(t, datetime.date) else t // DAY_US
+    return date_of_days(days % DAYS_OF_400_YEARS)
+
+
+def _year(t: Any) -> int:
+    days = (t - EPOCH).days if isinstance(t, datetime.date) else t // DAY_US
+    return _date(t).year + days // DAYS_OF_400_YEARS * 400
 
 
 def _part(of_day_us: int, within: int) -> Callable[[int], int]:
@@ -107,5 +115,5 @@ FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "substr": _of_all(_substr),
     "trim": _of_all(lambda text: text.strip(WHITE_SPACE)),
     "upper": _of_all(lambda text: text.translate(_TO_UPPER)),
-    "year": _of_all(lambda t: _date(t).year),
+    "year": _of_all(_year),
 }
