@@ -165,7 +165,7 @@ def _evaluate_group(
         np.where(found < 0, facts.index.entities, found), spine.as_of, entities, timed=spine.timed, threads=threads
     )
     made, counts = timeline(facts.table, facts.codes, entities, facts.roles, known_at, threads=threads)
-    answers = answer(features, made, facts.table, view.source.schema, asked, threads=threads)
+    answers = answer(features, made, facts.table, asked, threads=threads)
     nulls = np.zeros(spine.rows, np.bool_)
     for key in keys:
         if key.null_count:

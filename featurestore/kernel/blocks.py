@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 from numpy.typing import NDArray
 
-from featurestore.kernel.compiled import compiled
+from featurestore.kernel.compiled import compiled, inlined
 
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
@@ -40,46 +40,82 @@ def _grouped(codes: I64, entities: int) -> tuple[I64, I64]:
     return offsets, order
 
 
-@compiled(f"void({READ}, i8[::1], {READ}, i8, i8)")
-def _sort_blocks(offsets: I64, order: I64, key: I64, e0: int, e1: int) -> None:
+@inlined
+def _largest(offsets: I64, e0: int, e1: int) -> int:
+    most = 0
+    for e in range(e0, e1):
+        most = max(most, offsets[e + 1] - offsets[e])
+    return most
+
+
+@compiled(f"void({READ}, i8[::1], {READ}, i8[::1], i8, i8)")
+def _sort_blocks(offsets: I64, order: I64, key: I64, in_order: I64, e0: int, e1: int) -> None:
+    most = _largest(offsets, e0, e1)
+    rows = np.empty(most, np.int64)
     for e in range(e0, e1):
         a = offsets[e]
-        b = offsets[e + 1]
-        in_order = True
-        for i in range(a + 1, b):
-            if key[order[i]] < key[order[i - 1]]:
-                in_order = False
-                break
-        if in_order:
+        n = offsets[e + 1] - a
+        # Each key is fetched once from where the log has it; all else happens in the block, which fits a cache.
+        keys = in_order[a : a + n]
+        sorted_already = True
+        for i in range(n):
+            keys[i] = key[order[a + i]]
+            if i and keys[i] < keys[i - 1]:
+                sorted_already = False
+        if sorted_already:
             continue
-        if b - a <= 16:
-            for i in range(a + 1, b):
-                row = order[i]
-                k = key[row]
+        if n <= 24:
+            for i in range(1, n):
+                k = keys[i]
+                row = order[a + i]
                 j = i
-                while j > a and key[order[j - 1]] > k:
-                    order[j] = order[j - 1]
+                while j > 0 and keys[j - 1] > k:
+                    keys[j] = keys[j - 1]
+                    order[a + j] = order[a + j - 1]
                     j -= 1
-                order[j] = row
+                keys[j] = k
+                order[a + j] = row
         else:
-            keys = np.empty(b - a, np.int64)
-            rows = np.empty(b - a, np.int64)
-            for i in range(b - a):
-                rows[i] = order[a + i]
-                keys[i] = key[rows[i]]
-            # Stable: rows of one key keep the order that an earlier sort gave them.
+            # Stable: rows of one key keep the order that they had.
             by = np.argsort(keys, kind="mergesort")
-            for i in range(b - a):
-                order[a + i] = rows[by[i]]
+            for i in range(n):
+                rows[i] = order[a + by[i]]
+            sorted_keys = keys[by]
+            for i in range(n):
+                order[a + i] = rows[i]
+                keys[i] = sorted_keys[i]
+
+
+@compiled(f"void({READ}, {READ}, b1[::1], i8, i8)")
+def _mark_ties(offsets: I64, in_order: I64, marked: Bools, e0: int, e1: int) -> None:
+    for e in range(e0, e1):
+        for i in range(offsets[e] + 1, offsets[e + 1]):
+            if in_order[i] == in_order[i - 1]:
+                marked[i - 1] = True
+                marked[i] = True
 
 
 @compiled(f"void({READ}, {READ}, {READ}, b1[::1], i8, i8)")
-def _mark_equal(offsets: I64, order: I64, key: I64, marked: Bools, e0: int, e1: int) -> None:
+def _mark_repeated(offsets: I64, order: I64, key: I64, marked: Bools, e0: int, e1: int) -> None:
+    most = _largest(offsets, e0, e1)
+    keys = np.empty(most, np.int64)
     for e in range(e0, e1):
-        for i in range(offsets[e] + 1, offsets[e + 1]):
-            if key[order[i]] == key[order[i - 1]]:
-                marked[i - 1] = True
-                marked[i] = True
+        a = offsets[e]
+        n = offsets[e + 1] - a
+        for i in range(n):
+            keys[i] = key[order[a + i]]
+        block = np.sort(keys[:n])
+        repeated = False
+        for i in range(1, n):
+            if block[i] == block[i - 1]:
+                repeated = True
+                break
+        if not repeated:
+            continue
+        for i in range(n):
+            place = np.searchsorted(block, keys[i])
+            if place + 1 < n and block[place + 1] == keys[i]:
+                marked[order[a + i]] = True
 
 
 @compiled(f"i8[::1]({READ}, i8, i8)")
@@ -121,15 +157,26 @@ def grouped(codes: I64, entities: int) -> tuple[I64, I64]:
     return offsets, order
 
 
-def sort_blocks(offsets: I64, order: I64, key: I64, *, threads: ThreadPoolExecutor | None = None) -> None:
-    """Sort each block of ``order`` in place by ``key`` of its rows, stable."""
-    shared_out(lambda e0, e1: _sort_blocks(offsets, order, key, e0, e1), offsets, len(order), threads)
+def sort_blocks(offsets: I64, order: I64, key: I64, *, threads: ThreadPoolExecutor | None = None) -> I64:
+    """Sort each block of ``order`` in place by ``key`` of its rows, stable; returns the keys in that order."""
+    in_order = np.empty(len(order), np.int64)
+    shared_out(
+        lambda e0, e1: _sort_blocks(offsets, order, key, in_order, e0, e1), offsets, len(order), threads
+    )
+    return in_order
 
 
-def equal_neighbours(
-    offsets: I64, order: I64, key: I64, *, threads: ThreadPoolExecutor | None = None
-) -> Bools:
-    """Which places of ``order``, sorted by ``key``, have a neighbour of the same key in their block."""
-    marked = np.zeros(len(order), np.bool_)
-    shared_out(lambda e0, e1: _mark_equal(offsets, order, key, marked, e0, e1), offsets, len(order), threads)
+def ties(offsets: I64, in_order: I64, *, threads: ThreadPoolExecutor | None = None) -> Bools:
+    """Which places of sorted keys have a neighbour of the same key in their block."""
+    marked = np.zeros(len(in_order), np.bool_)
+    shared_out(lambda e0, e1: _mark_ties(offsets, in_order, marked, e0, e1), offsets, len(in_order), threads)
+    return marked
+
+
+def repeated(offsets: I64, order: I64, key: I64, *, threads: ThreadPoolExecutor | None = None) -> Bools:
+    """bool[rows], which rows share their ``key`` with another row of their block."""
+    marked = np.zeros(len(key), np.bool_)
+    shared_out(
+        lambda e0, e1: _mark_repeated(offsets, order, key, marked, e0, e1), offsets, len(order), threads
+    )
     return marked

@@ -23,8 +23,8 @@ class Edges:
     ``enter[offsets[e]:hi[q]]`` have entered and ``leave[offsets[e]:lo[q]]`` have left; an item leaves after it has
     entered, so the difference of the two sets is what q sees. ``hi`` and ``lo`` never decrease within an entity.
 
-    ``ordered`` is True when both lists are the items in timeline order, 0..m-1: then q sees the contiguous run
-    ``[lo[q], hi[q])``, and first/last are index arithmetic.
+    ``ordered`` is True when both lists would be the items in timeline order, 0..m-1: then they are left empty, q sees the
+    contiguous run ``[lo[q], hi[q])``, and first/last are index arithmetic.
     """
 
     enter: I64

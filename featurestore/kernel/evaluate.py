@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyarrow as pa
 
-from featurestore.dtypes import DType
 from featurestore.kernel.blocks import Bools, I64
 from featurestore.kernel.edges import Edges
 from featurestore.kernel.feature import Feature
@@ -60,13 +59,11 @@ class Evaluation:
         self,
         timeline: Timeline,
         table: pa.Table,
-        schema: Mapping[str, DType],
         questions: Questions,
         threads: ThreadPoolExecutor | None,
     ) -> None:
         self.timeline = timeline
         self.table = table
-        self.schema = schema
         self.questions = questions
         self.threads = threads
         self.flagged_expressions = 0
@@ -84,7 +81,7 @@ class Evaluation:
     def items(self, key: ItemsKey) -> Items:
         made = self._items.get(key)
         if made is None:
-            made = items(key, self.columns(key.columns()), self.schema, self.timeline.facts)
+            made = items(key, self.columns(key.columns()), self.timeline.facts)
             self._items[key] = made
             self.flagged_expressions += made.flagged
         return made
@@ -130,7 +127,6 @@ def answer(
     features: Sequence[Feature],
     timeline: Timeline,
     table: pa.Table,
-    schema: Mapping[str, DType],
     questions: Questions,
     *,
     latest: bool = False,
@@ -138,10 +134,10 @@ def answer(
 ) -> Answers:
     """Every feature's value for every question.
 
-    ``timeline`` holds the facts as known at the questions' horizon, ``table`` the versions table its rows point into,
-    ``schema`` the table's types. A question without a time has null values, and no ``default=`` replaces them.
+    ``timeline`` holds the facts as known at the questions' horizon, ``table`` the versions table its rows point into.
+    A question without a time has null values, and no ``default=`` replaces them.
     """
-    evaluation = Evaluation(timeline, table, schema, questions, threads)
+    evaluation = Evaluation(timeline, table, questions, threads)
     timed = questions.answers >= 0
     place = pa.array(np.where(timed, questions.answers, 0), mask=None if timed.all() else ~timed)
     in_order = bool(timed.all() and (questions.asked == np.arange(questions.count)).all())
@@ -157,19 +153,29 @@ def answer(
         seen = evaluation.latest(of, edges) if latest else None
         made[feature.reference] = Answer(
             feature,
-            values if in_order else values.take(place),
+            values,
             None if result.flagged is None else _asked(result.flagged, questions, False),
             None if seen is None else _asked(seen, questions, NO_EVENT),
         )
         remaining[remaining.index(key)] = None  # type: ignore[call-overload]
         if key not in remaining:
             evaluation.drop(key)
+    if not in_order:
+        made = _in_asked_order(made, place, threads)
     facts = evaluation.edges(None, 0)
     return Answers(
         tuple(made[feature.reference] for feature in features),
         _asked(facts.hi > facts.lo, questions, False),
         evaluation.flagged_expressions,
     )
+
+
+def _in_asked_order(
+    made: Mapping[str, Answer], place: pa.Array, threads: ThreadPoolExecutor | None
+) -> dict[str, Answer]:
+    values = [one.values for one in made.values()]
+    taken = (threads.map if threads is not None else map)(lambda array: array.take(place), values)
+    return {name: replace(one, values=array) for (name, one), array in zip(made.items(), taken, strict=True)}
 
 
 def _asked(sorted_values: np.ndarray, questions: Questions, missing: object) -> np.ndarray:  # type: ignore[type-arg]

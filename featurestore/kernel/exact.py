@@ -80,9 +80,10 @@ def share_out(
     Every question is answered from its own items alone, so the ranges change no value.
     """
     # 2^31 live items is what a lane, and a division by their number, can hold.
-    assert edges.enter.size < 1 << 31
+    entries = int(edges.offsets[-1])
+    assert entries < 1 << 31
     lists = (edges.enter, edges.leave, edges.offsets, edges.questions, edges.hi, edges.lo, edges.ordered)
-    if threads is None or edges.enter.size + edges.hi.size < SHARED_FROM:
+    if threads is None or entries + edges.hi.size < SHARED_FROM:
         sweep(values, *lists, 0, edges.offsets.size - 1, *rest)
         return
     ranges = entity_ranges(edges.offsets, edges.questions, RANGES)

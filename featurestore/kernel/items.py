@@ -12,10 +12,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.dtypes import DType
 from featurestore.kernel.blocks import I64
-from featurestore.kernel.expression import Node, columns
-from featurestore.kernel.expression_eval import evaluate
+from featurestore.kernel.expression import Column, Node, columns
+from featurestore.kernel.expression_eval import evaluate_bound
 from featurestore.kernel.feature import Feature
 
 
@@ -62,7 +61,7 @@ class Items:
         return np.where(item < 0, -1, self.fact[item])
 
 
-def items(key: ItemsKey, table: Mapping[str, pa.Array], schema: Mapping[str, DType], facts: int) -> Items:
+def items(key: ItemsKey, table: Mapping[str, pa.Array], facts: int) -> Items:
     """Evaluate a key's expressions over facts in timeline order and keep what counts."""
     keep = None
     flagged = 0
@@ -70,9 +69,13 @@ def items(key: ItemsKey, table: Mapping[str, pa.Array], schema: Mapping[str, DTy
     for name, node in (("where", key.where), ("input", key.input), ("order", key.order)):
         if node is None:
             continue
-        evaluated = evaluate(node, table, schema, facts)
-        flagged += evaluated.flagged
-        array = evaluated.array
+        if isinstance(node, Column):
+            # What was cast from a log is canonical already.
+            array = table[node.name]
+        else:
+            evaluated = evaluate_bound(node, table, facts)
+            flagged += evaluated.flagged
+            array = evaluated.array
         if name == "where":
             mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
         elif array.null_count:

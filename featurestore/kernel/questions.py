@@ -39,7 +39,7 @@ def questions(
     if timed is not None and not timed.all():
         codes = np.where(timed, codes, -1)
     offsets, order = grouped(codes, entities)
-    sort_blocks(offsets, order, as_of, threads=threads)
+    in_order = sort_blocks(offsets, order, as_of, threads=threads)
     answers = np.full(len(codes), -1, np.int64)
     answers[order] = np.arange(len(order))
-    return Questions(offsets, as_of[order], order, answers)
+    return Questions(offsets, in_order, order, answers)

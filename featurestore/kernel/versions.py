@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import READ, Bools, I64, equal_neighbours, grouped, sort_blocks
+from featurestore.kernel.blocks import READ, Bools, I64, grouped, repeated, sort_blocks, ties
 from featurestore.kernel.compiled import compiled
 from featurestore.kernel.content import content_hash, hash64
 from featurestore.kernel.ranked import order_codes
@@ -188,10 +188,10 @@ def _deleted(table: pa.Table, rows: I64, roles: Roles) -> Bools:
 
 
 def _break_ties(
-    table: pa.Table, offsets: I64, order: I64, event_time: I64, roles: Roles, threads: ThreadPoolExecutor | None
+    table: pa.Table, offsets: I64, order: I64, in_order: I64, roles: Roles, threads: ThreadPoolExecutor | None
 ) -> None:
     """Order the facts of one entity and event_time by ``order_by`` (nulls first), id, content hash; in place."""
-    tied = equal_neighbours(offsets, order, event_time, threads=threads)
+    tied = ties(offsets, in_order, threads=threads)
     if not tied.any():
         return
     places = np.flatnonzero(tied)
@@ -201,7 +201,7 @@ def _break_ties(
     entity = np.searchsorted(offsets, places, side="right")
     keys: list[NDArray[np.generic]] = [_sortable(single(part, name)) for name in names] if part else []
     hashes = row_hashes(table, rows, roles)
-    by = np.lexsort([hashes[:, 1], hashes[:, 0], *keys[::-1], event_time[rows], entity])
+    by = np.lexsort([hashes[:, 1], hashes[:, 0], *keys[::-1], in_order[places], entity])
     order[places] = rows[by]
 
 
@@ -236,19 +236,18 @@ def timeline(
     offsets, order = grouped(codes, entities)
     known = len(order)
 
-    single_row = np.ones(len(codes), np.bool_)
+    single_row = None
     chosen: _Chosen | None = None
     if roles.id:
         identity = _identity_hash(table, roles.id)
-        sort_blocks(offsets, order, identity, threads=threads)
-        repeated = equal_neighbours(offsets, order, identity, threads=threads)
-        if repeated.any():
-            rows = np.sort(order[repeated])
-            single_row[rows] = False
+        several = repeated(offsets, order, identity, threads=threads)
+        if several.any():
+            rows = np.flatnonzero(several)
+            single_row = ~several
             group = _groups(table, rows, codes, roles.id)
             chosen = _choose(table, rows, group, roles, available, follows_question=follows)
 
-    alone = single_row if known == len(codes) else single_row & (codes >= 0)
+    alone = codes >= 0 if single_row is None else single_row & (codes >= 0)
     counts = Counts(known, 0, 0, 0)
     if roles.deleted is not None:
         gone = _deleted(table, np.arange(len(codes)), roles) & alone
@@ -273,14 +272,14 @@ def timeline(
     stays = stays & (event_time != NEVER)
     if int(stays.sum()) != known or chosen is not None:
         offsets, order = grouped(np.where(stays, codes, -1), entities)
-    sort_blocks(offsets, order, event_time, threads=threads)
+    in_order = sort_blocks(offsets, order, event_time, threads=threads)
     if roles.content:
-        _break_ties(table, offsets, order, event_time, roles, threads)
+        _break_ties(table, offsets, order, in_order, roles, threads)
     return (
         Timeline(
             offsets=offsets,
             row=order,
-            event_time=event_time[order],
+            event_time=in_order,
             start=None if start is None else start[order],
             end=None if end is None else end[order],
         ),

@@ -18,6 +18,8 @@ from featurestore.kernel.versions import Timeline
 
 # A span that no two instants exceed: the lifetime "window".
 LIFETIME = -1
+# Ordered edges list nothing: entry k is item k.
+NO_ENTRIES = np.zeros(0, np.int64)
 _LEAST = np.iinfo(np.int64).min
 _GREATEST = np.iinfo(np.int64).max
 
@@ -138,8 +140,7 @@ def fact_edges(
             ),
             timeline.offsets, n, threads,
         )  # fmt: skip
-        entries = np.arange(n)
-        return Edges(entries, entries, timeline.offsets, questions.offsets, hi, lo, ordered=True)
+        return Edges(NO_ENTRIES, NO_ENTRIES, timeline.offsets, questions.offsets, hi, lo, ordered=True)
     start = np.full(n, _LEAST) if timeline.start is None else timeline.start
     end = np.full(n, _GREATEST) if timeline.end is None else timeline.end
     starts, ends, enter, leave = (np.empty(n, np.int64) for _ in range(4))
@@ -180,8 +181,9 @@ def item_edges(edges: Edges, first: I64 | None) -> Edges:
     if first is None:
         return edges
     if edges.ordered:
-        items = np.arange(first[-1])
-        return Edges(items, items, first[edges.offsets], edges.questions, first[edges.hi], first[edges.lo], ordered=True)
+        return Edges(
+            NO_ENTRIES, NO_ENTRIES, first[edges.offsets], edges.questions, first[edges.hi], first[edges.lo], ordered=True
+        )
     enter, entered = _expanded(edges.enter, first)
     leave, left = _expanded(edges.leave, first)
     return Edges(

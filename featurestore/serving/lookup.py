@@ -88,7 +88,7 @@ class Lookup:
             for group in _groups(chosen):
                 view = group[0].view
                 facts, codes, asked = _facts(snapshot, view, keys, times, group, known_at)
-                answers = answer([one.feature for one in group], facts.timeline, facts.table, facts.schema, asked,
+                answers = answer([one.feature for one in group], facts.timeline, facts.table, asked,
                                  latest=True)  # fmt: skip
                 found |= _vectors(group, answers)
             commit_number = snapshot.commit_number

@@ -56,7 +56,7 @@ def kernel_answer(
     sorted_questions = questions(
         np.where(found < 0, index.entities, found), times, index.entities + 1, timed=timed
     )
-    answers = answer(plan.features, made, table, plan.source.schema, sorted_questions, latest=True)
+    answers = answer(plan.features, made, table, sorted_questions, latest=True)
     out: list[dict[str, KernelValue]] = [{} for _ in asked]
     for one in answers.answers:
         values = python_values(one.values)
