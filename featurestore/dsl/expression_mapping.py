@@ -97,13 +97,8 @@ def _node(tree: exp.Expr, depth: int) -> Node:
         return Compare(_COMPARISONS[kind], *_operands(tree, depth))
     if kind in (exp.And, exp.Or, exp.DPipe):
         operands = tuple(_node(part, depth + 1) for part in _chain(tree))
-        return (
-            Call("concat", operands)
-            if kind is exp.DPipe
-            else And(operands)
-            if kind is exp.And
-            else Or(operands)
-        )
+        joined = {exp.And: And, exp.Or: Or}.get(kind)
+        return Call("concat", operands) if joined is None else joined(operands)
     if reader := _READERS.get(kind):
         node = reader(tree, depth)
         return Not(node) if tree.args.get("negate") else node
@@ -112,7 +107,8 @@ def _node(tree: exp.Expr, depth: int) -> Node:
 
 def _strange(tree: exp.Expr) -> str | None:
     """The part of ``tree`` that this language has no meaning for."""
-    understood = _UNDERSTOOD | _PARTS.get(type(tree), set())
+    kind: type[Any] = type(tree)
+    understood = _UNDERSTOOD | _PARTS.get(kind, set())
     return next((part for part, value in tree.args.items() if value and part not in understood), None)
 
 

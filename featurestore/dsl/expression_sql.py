@@ -1,4 +1,4 @@
-"""The part of SQL that is an expression: text to sqlglot's tree, and what to say of a tree that is none of ours.
+"""The part of SQL that is an expression: text to sqlglot's tree, and what to say of one that is none of ours.
 
 sqlglot knows hundreds of functions and rewrites many while it parses; the dialect here knows none, so a call
 arrives as it was written. Nothing is simplified or transpiled; no clock and no setting is within reach.

@@ -25,12 +25,8 @@ def cast(array: pa.Array, target: DType) -> Flagged:
     source, dtype = array.type, target.arrow
     if pa.types.is_decimal(source):
         return _from_decimal(array, target)
-    if source == pa.string():
-        return (
-            (array, None)
-            if target.kind in ("string", "uuid") and source == dtype
-            else _from_text(array, target)
-        )
+    if source == pa.string():  # of a uuid too, which is canonical text
+        return (array, None) if target.kind == "string" else _from_text(array, target)
     if source == dtype:
         return array, None
     match target.kind:

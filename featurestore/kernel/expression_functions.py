@@ -21,7 +21,7 @@ class Function:
 FUNCTIONS: dict[str, Function] = {
     "abs": Function("abs(x)", 1, 1, "absolute value, of x's type; int64's least value gives null, flagged"),
     "ceil": Function("ceil(x)", 1, 1, "least whole number >= x, of x's kind (decimal: scale 0)"),
-    "concat": Function("concat(s, ...)", 2, None, "the strings joined, as `s || t`; null if one is null"),
+    "concat": Function("concat(s, ...)", 2, None, "the strings joined; null if one is null"),
     "contains": Function("contains(s, 'text')", 2, 2, "whether the text occurs in s; the text is a literal"),
     "day": Function("day(t)", 1, 1, "day of the month of a timestamp (UTC) or date, 1 to 31, int64"),
     "day_of_week": Function(

@@ -1,7 +1,7 @@
 """What a string says when it is cast: all of it, trimmed of ASCII white space, is the literal of the type.
 
 A timestamp without offset is UTC; digits finer than a microsecond are floored. Nothing here knows what day it
-is.
+is. The literals are those of text in logs.
 """
 
 from __future__ import annotations
@@ -26,14 +26,16 @@ SHAPES = {
 
 _INT = re.compile(r"[+-]?[0-9]+")
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+)(?:[eE]([+-]?[0-9]+))?")
-_INFINITY = re.compile(r"([+-]?)inf(?:inity)?", re.IGNORECASE | re.ASCII)
+_WORD = re.compile(r"([+-]?)(?:(nan)|inf(?:inity)?)", re.IGNORECASE | re.ASCII)
 _DATE = re.compile(r"([0-9]{4})-([0-9]{2})-([0-9]{2})")
 _TIMESTAMP = re.compile(
     _DATE.pattern
     + r"(?:[Tt ]([0-9]{2}):([0-9]{2})(?::([0-9]{2})(?:\.([0-9]+))?)?"
-    + r"(?:[Zz]|([+-])([0-9]{2}):?([0-9]{2})?)?)?"
+    + r"(?:[Zz]| ?(?:[Uu][Tt][Cc]|([+-])([0-9]{2})(?::?([0-9]{2}))?))?)?"
 )
-_UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE | re.ASCII)
+_UUID = re.compile(
+    r"(?:urn:uuid:|(\{)?)([0-9a-f]{8}(-?)(?:[0-9a-f]{4}\3){3}[0-9a-f]{12})(?(1)\})", re.IGNORECASE | re.ASCII
+)
 _EPOCH_DAY = datetime.date(1970, 1, 1).toordinal()
 _EXACT = decimal.Context(
     prec=120, Emax=decimal.MAX_EMAX, Emin=decimal.MIN_EMIN, rounding=decimal.ROUND_HALF_EVEN
@@ -57,7 +59,7 @@ def read(text: str, dtype: DType) -> bool | int | float | decimal.Decimal | str 
         case "date":
             return _days(_DATE.fullmatch(text))
         case "uuid":
-            return text.lower() if _UUID.fullmatch(text) else None
+            return _uuid(text)
     raise AssertionError(dtype)
 
 
@@ -73,11 +75,10 @@ def _int64(text: str) -> int | None:
 
 def _float64(text: str) -> float | None:
     if _NUMBER.fullmatch(text):
-        value = float(text)  # correctly rounded
-        return None if value in (float("inf"), float("-inf")) else value + 0.0
-    if m := _INFINITY.fullmatch(text):
-        return float(f"{m[1]}inf")
-    return float("nan") if text.isascii() and text.lower() == "nan" else None
+        return float(text) + 0.0  # correctly rounded; beyond float64 an infinity
+    if m := _WORD.fullmatch(text):
+        return float("nan") if m[2] else float(f"{m[1]}inf")
+    return None
 
 
 def _decimal(text: str, dtype: DType) -> decimal.Decimal | None:
@@ -119,3 +120,11 @@ def _timestamp_us(text: str) -> int | None:
     offset_s = (offset_hour * 60 + offset_minute) * 60 * (-1 if m[8] == "-" else 1)
     micros = int(((m[7] or "") + "000000")[:6])
     return (days * 86_400 + hour * 3600 + minute * 60 + second - offset_s) * 1_000_000 + micros
+
+
+def _uuid(text: str) -> str | None:
+    m = _UUID.fullmatch(text)
+    if m is None:
+        return None
+    digits = m[2].replace("-", "").lower()
+    return "-".join((digits[:8], digits[8:12], digits[12:16], digits[16:20], digits[20:]))

@@ -1,0 +1,292 @@
+"""Generated expressions of a wanted type over ``SCHEMA``, and rows of awkward values. Instants are years 1 to 9999."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from decimal import Decimal
+from functools import cache
+from typing import Any
+
+from hypothesis import strategies as st
+
+from featurestore import dtypes
+from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, UUID, DType
+from featurestore.kernel.expression import (
+    NULL,
+    And,
+    Arithmetic,
+    Between,
+    Call,
+    Case,
+    Cast,
+    Coalesce,
+    Column,
+    Compare,
+    In,
+    IsNull,
+    Like,
+    Literal,
+    Negate,
+    Node,
+    Not,
+    Or,
+)
+
+MONEY = dtypes.decimal(10, 2)
+HUGE = dtypes.decimal(38, 4)
+POINT = dtypes.decimal(6, 2)
+SCHEMA: dict[str, DType] = {
+    "i": INT64,
+    "j": INT64,
+    "x": FLOAT64,
+    "y": FLOAT64,
+    "money": MONEY,
+    "huge": HUGE,
+    "b": BOOL,
+    "c": BOOL,
+    "s": STRING,
+    "t": STRING,
+    "at": TIMESTAMP,
+    "until": TIMESTAMP,
+    "day": DATE,
+    "u": UUID,
+    "tags": dtypes.list_of(STRING),
+}
+
+LEAST, MOST = -(2**63), 2**63 - 1
+INTS = [0, 1, -1, 2, 3, 7, -7, 10, LEAST, MOST, 2**53 + 1, 3_037_000_500, 2**31]
+FLOATS = [
+    0.0,
+    -0.0,
+    1.0,
+    -1.5,
+    0.5,
+    2.5,
+    0.1,
+    1e300,
+    -1e-300,
+    5e-324,
+    2.0**63,
+    2.0**53,
+    math.inf,
+    -math.inf,
+    math.nan,
+]
+TEXTS = [
+    "", "a", "A", "ab", "É", "ﬀ", "\U0001f600", "\uffff", "a\nb", "%", "_", "a_b", " 12 ", "12", "-7", "1e5", "0.125",
+    "NaN", "Infinity", "-inf", "true", "FALSE", "2026-02-28", "2026-02-30", "2026-01-31T12:00:00.1234567+01:00",
+    "1969-12-31 23:59:59", "99999999999999999999", "123E4567-e89b-12d3-a456-426614174000", " \t\n\v\f\r", "\u00a0 1",
+]  # fmt: skip
+INSTANTS = [
+    0,
+    1,
+    -1,
+    86_400_000_000,
+    -86_400_000_001,
+    1_772_442_000_000_000,
+    -62_135_596_800_000_000,
+    253_402_300_799_999_999,
+]
+DATES = [0, 1, -1, 20_000, -719_162, 2_932_896]
+UUIDS = ["123e4567-e89b-12d3-a456-426614174000", "00000000-0000-0000-0000-000000000000"]
+
+
+def decimals(dtype: DType) -> st.SearchStrategy[Decimal]:
+    largest = 10**dtype.precision - 1
+    near = st.sampled_from([0, 1, -1, 5, 50, -150, 250, 12_345, largest, -largest, largest // 2])
+    unscaled = near | st.integers(-largest, largest) | st.integers(-1000, 1000)
+    return unscaled.map(lambda n: Decimal((int(n < 0), tuple(map(int, str(abs(n)))), -dtype.scale)))
+
+
+def values(dtype: DType) -> st.SearchStrategy[Any]:
+    """A value of ``dtype``, as the interpreter holds it."""
+    match dtype.kind:
+        case "int64":
+            return st.sampled_from(INTS) | st.integers(LEAST, MOST) | st.integers(-20, 20)
+        case "float64":
+            return st.sampled_from(FLOATS) | st.floats() | st.integers(-20, 20).map(lambda n: n / 4)
+        case "decimal":
+            return decimals(dtype)
+        case "bool":
+            return st.booleans()
+        case "string":
+            return st.sampled_from(TEXTS) | st.text(st.sampled_from("aAb_%é\n😀"), max_size=4)
+        case "timestamp":
+            return st.sampled_from(INSTANTS) | st.integers(INSTANTS[-2], INSTANTS[-1])
+        case "date":
+            return st.sampled_from(DATES) | st.integers(DATES[-2], DATES[-1])
+        case "uuid":
+            return st.sampled_from(UUIDS)
+        case "list":
+            return st.lists(st.sampled_from(["a", None]), max_size=2)
+    raise AssertionError(dtype)
+
+
+rows = st.lists(
+    st.fixed_dictionaries({name: st.none() | values(dtype) for name, dtype in SCHEMA.items()}), max_size=4
+)
+
+KINDS = (INT64, FLOAT64, MONEY, HUGE, BOOL, STRING, TIMESTAMP, DATE, UUID)
+NUMBERS = (INT64, FLOAT64, MONEY, HUGE)
+CALENDAR = ("year", "month", "day", "day_of_week")
+
+
+@cache
+def literals(dtype: DType) -> st.SearchStrategy[Node]:
+    if dtype.kind == "decimal":  # as the parser makes them, of the digits written
+        return decimals(POINT).filter(bool).map(lambda v: Literal(v, POINT))
+    return values(dtype).map(lambda v: Literal(v, dtype))
+
+
+@cache
+def leaves(dtype: DType) -> st.SearchStrategy[Node]:
+    columns = st.sampled_from([Column(name) for name, held in SCHEMA.items() if held.kind == dtype.kind])
+    return columns if dtype.kind == "list" else columns | literals(dtype) | columns
+
+
+class Growing:
+    """A node of a kind, drawn from the top down; some mean nothing and are refused by ``infer``."""
+
+    def __init__(self, draw: st.DrawFn) -> None:
+        self.draw = draw
+
+    def node(self, dtype: DType, depth: int) -> Node:
+        if depth == 0 or self.draw(st.integers(0, 4)) == 0:
+            return self.draw(leaves(dtype))
+        options = [*self.of_any(dtype, depth - 1), *getattr(self, f"of_{dtype.kind}")(dtype, depth - 1)]
+        return options[self.draw(st.integers(0, len(options) - 1))]()
+
+    def pick(self, *options: Any) -> Any:
+        return options[self.draw(st.integers(0, len(options) - 1))]
+
+    def call(self, depth: int, dtype: DType, *names: str) -> Node:
+        return Call(self.pick(*names), (self.node(dtype, depth),))
+
+    def cast(self, depth: int, dtype: DType, *sources: DType) -> Node:
+        return Cast(self.node(self.pick(*sources), depth), dtype)
+
+    def arithmetic(self, depth: int, ops: str, *kinds: DType) -> Node:
+        return Arithmetic(self.pick(*ops), *(self.node(kind, depth) for kind in kinds))
+
+    def of_any(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        def part(kind: DType = dtype) -> Node:
+            return self.node(kind, depth)
+
+        chosen: list[Callable[[], Node]] = [
+            lambda: Case(
+                ((part(BOOL), part()), (part(BOOL), part())), self.pick(None, Literal(None, NULL), part())
+            ),
+            lambda: Coalesce((part(), part(), Literal(None, NULL))),
+        ]
+        if dtype.kind == "list":
+            return chosen
+        return [
+            *chosen,
+            lambda: Call("nullif", (part(), part())),
+            lambda: Call(self.pick("greatest", "least"), (part(), part(), part())),
+        ]
+
+    def of_int64(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return [
+            lambda: self.arithmetic(depth, "+-*%", INT64, INT64),
+            lambda: self.arithmetic(depth, "+-*%", INT64, INT64),
+            lambda: Negate(self.node(INT64, depth)),
+            lambda: self.cast(depth, INT64, FLOAT64, STRING, MONEY, HUGE, BOOL),
+            lambda: self.call(depth, self.pick(*NUMBERS[:1], MONEY, HUGE), "abs", "sign", "floor"),
+            lambda: self.call(depth, TIMESTAMP, *CALENDAR, "hour", "minute", "second", "epoch_us"),
+            lambda: self.call(depth, DATE, *CALENDAR),
+            lambda: self.call(depth, STRING, "length"),
+            lambda: self.arithmetic(depth, "-", *self.pick((TIMESTAMP, TIMESTAMP), (DATE, DATE))),
+        ]
+
+    def of_float64(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return [
+            lambda: self.arithmetic(depth, "+-*%", FLOAT64, self.pick(*NUMBERS)),
+            lambda: self.arithmetic(depth, "/", self.pick(*NUMBERS), self.pick(*NUMBERS)),
+            lambda: Negate(self.node(FLOAT64, depth)),
+            lambda: self.cast(depth, FLOAT64, INT64, STRING, MONEY, HUGE),
+            lambda: self.call(depth, FLOAT64, "abs", "sign", "floor", "ceil", "round"),
+            lambda: self.call(depth, self.pick(*NUMBERS), "sqrt"),
+        ]
+
+    def of_decimal(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        targets = (MONEY, HUGE, dtypes.decimal(3, 1), dtypes.decimal(38, 0), dtypes.decimal(38, 30))
+        return [
+            lambda: self.arithmetic(depth, "+-*%", MONEY, self.pick(INT64, MONEY, HUGE)),
+            lambda: self.arithmetic(depth, "+-*%", self.pick(INT64, HUGE), dtype),
+            lambda: Negate(self.node(dtype, depth)),
+            lambda: self.cast(depth, self.pick(*targets), *NUMBERS, STRING),
+            lambda: self.call(depth, dtype, "abs", "floor", "ceil", "round"),
+            lambda: Coalesce((self.node(dtype, depth), self.node(INT64, depth))),
+        ]
+
+    def of_bool(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        kind = self.pick(*KINDS)
+        other = self.pick(*NUMBERS) if kind.is_numeric else kind
+
+        def part(of: DType = BOOL) -> Node:
+            return self.node(of, depth)
+
+        def listed() -> Node:
+            return In(part(kind), tuple(self.draw(st.lists(literals(kind), min_size=4, max_size=6))))
+
+        def like(alphabet: str, escape: str | None) -> Node:
+            pieces = [
+                alphabet[i : i + len(escape or "") + 1] for i in range(0, len(alphabet), 1 + bool(escape))
+            ]
+            return Like(
+                part(STRING), "".join(self.draw(st.lists(st.sampled_from(pieces), max_size=5))), escape
+            )
+
+        def within() -> Node:
+            text = self.pick("a", "", "é", "%", "b")
+            return Call(
+                self.pick("contains", "starts_with", "ends_with"), (part(STRING), Literal(text, STRING))
+            )
+
+        return [
+            lambda: Compare(self.pick("=", "<>", "<", "<=", ">", ">="), part(kind), part(other)),
+            lambda: And((part(), part(), part())),
+            lambda: Or((part(), part())),
+            lambda: Not(part()),
+            lambda: IsNull(part(self.pick(*KINDS, SCHEMA["tags"]))),
+            lambda: In(part(kind), (part(kind), part(other), Literal(None, NULL))),
+            listed,
+            lambda: Between(part(kind), part(other), part(kind)),
+            lambda: like("aAb%_é\n.", None),
+            lambda: like("!%!_!!aa%b", "!"),
+            lambda: Call("is_nan", (part(self.pick(*NUMBERS)),)),
+            within,
+            lambda: self.cast(depth, BOOL, INT64, STRING),
+        ]
+
+    def of_string(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        def substr() -> Node:
+            numbers = self.draw(st.lists(st.integers(1, 3), min_size=1, max_size=2))
+            return Call("substr", (self.node(STRING, depth), *(Literal(n, INT64) for n in numbers)))
+
+        return [
+            lambda: self.call(depth, STRING, "lower", "upper", "trim", "ltrim", "rtrim"),
+            lambda: Call("concat", tuple(self.node(STRING, depth) for _ in range(3))),
+            substr,
+            lambda: self.cast(depth, STRING, INT64, MONEY, HUGE, BOOL, UUID),
+        ]
+
+    def of_timestamp(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return [lambda: self.cast(depth, TIMESTAMP, DATE, STRING)]
+
+    def of_date(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return [lambda: self.cast(depth, DATE, TIMESTAMP, STRING)]
+
+    def of_uuid(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return [lambda: self.cast(depth, UUID, STRING)]
+
+    def of_list(self, dtype: DType, depth: int) -> list[Callable[[], Node]]:
+        return []
+
+
+@st.composite
+def nodes(draw: st.DrawFn, dtype: DType, depth: int = 3) -> Node:
+    """A node of ``dtype``'s kind, at most ``depth`` levels deep."""
+    return Growing(draw).node(dtype, depth)
