@@ -68,6 +68,11 @@ def test_importing_the_library_imports_nothing_heavy() -> None:
     assert heavy_modules_after("import featurestore") == set()
 
 
+def test_the_names_of_declarations_import_nothing_heavy() -> None:
+    declared = "from featurestore import Entity, EventSource, FeatureService, FeatureView, Parquet, agg"
+    assert heavy_modules_after(declared) == set()
+
+
 def test_help_imports_nothing_heavy() -> None:
     asked = "sys.argv = ['featurestore', '--help']\nfrom featurestore.cli import main\nassert main() == 0"
     assert heavy_modules_after(asked) == set()
@@ -186,6 +191,22 @@ def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sample, "files", raising(ZeroDivisionError("a bug")))
     with pytest.raises(ZeroDivisionError):
         run(["init", "somewhere"])
+
+
+def test_a_directory_without_a_project_is_an_error_without_a_traceback(tmp_path: Path) -> None:
+    script = "import sys; from featurestore.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", script, "-C", str(tmp_path), "plan"],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stdout == ""
+    assert done.stderr.startswith("error: ")
+    assert "\nhint: " in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_init_writes_the_same_project_everywhere(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
