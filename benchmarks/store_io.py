@@ -2,12 +2,12 @@
 
     python -m benchmarks.store_io [--segments 100000] [--directory DIR]
 
-Prints medians of three, and the ratio to the bare driver doing the least that would do, in the same run. Instants
-play no part. Writes go to DIR (default: a temporary directory), in commits of about 100 ms.
+Prints medians of three, and the ratio to the bare driver doing the least that would do, in the same run.
+Instants play no part. Writes go to DIR (default: a temporary directory), in commits of about 100 ms.
 
-Last numbers (November 2026, two cores shared with other work, load 4): write all 3.9 s, 1.05 x driver (0.5 GB,
-flushed to disk); read of 1 key 36 us, 1.5 x; of 100 keys 1.04 ms, 1.2 x; push of one row 4 ms, of which the disk's
-flush is 4. With the machine idle a read of one key took 11 us and a push 0.8 ms.
+Last numbers (November 2026, two cores shared with other work, load 4): write all 3.9 s, 1.05 x driver (0.5 GB
+and flushed); read of 1 key 36 us, 1.5 x; of 100 keys 1.04 ms, 1.2 x; push of one row 4 ms, nearly all of
+it the disk's flush. With the machine idle a read of one key took 11 us and a push 0.8 ms.
 """
 
 from __future__ import annotations
