@@ -1,7 +1,7 @@
 """A feature store that answers to the microsecond, the same offline and online, bit for bit.
 
-What an author writes is here (``Entity``, ``EventSource``, ``agg``, ``FeatureView``, ...), and ``FeatureStore``, which does
-the work. Heavy libraries are imported when something needs them.
+What an author writes is here (``Entity``, ``EventSource``, ``agg``, ``FeatureView``, ...), and
+``FeatureStore``, which does the work. Heavy libraries are imported when something needs them.
 """
 
 from __future__ import annotations

@@ -127,7 +127,8 @@ def parse(text: str) -> DType:
 
 
 def from_arrow(arrow: pa.DataType) -> DType | None:
-    """The type that holds what an Arrow column holds; None where there is none (struct, map, duration, ...)."""
+    """The type that holds what an Arrow column holds; None where there is none (struct, map, duration,
+    ...)."""
     import pyarrow as pa
 
     t = pa.types
@@ -157,7 +158,8 @@ def from_arrow(arrow: pa.DataType) -> DType | None:
     return None
 
 
-# The proleptic Gregorian calendar in days since 1970, after H. Hinnant, "chrono-Compatible Low-Level Date Algorithms".
+# The proleptic Gregorian calendar in days since 1970, after H. Hinnant, "chrono-Compatible Low-Level Date
+# Algorithms".
 def _civil(days: int) -> tuple[int, int, int]:
     days += 719_468
     era, day_of_era = divmod(days, 146_097)
@@ -169,7 +171,8 @@ def _civil(days: int) -> tuple[int, int, int]:
 
 
 def instant_text(us: int) -> str:
-    """An instant as ISO 8601 with ``Z``; digits of a second only where there are any; years beyond 9999 with a sign."""
+    """An instant as ISO 8601 with ``Z``; digits of a second only where there are any; years beyond 9999 with
+    a sign."""
     days, rest = divmod(us, 86_400_000_000)
     seconds, fraction = divmod(rest, 1_000_000)
     text = f"{date_text(days)}T{seconds // 3600:02}:{seconds // 60 % 60:02}:{seconds % 60:02}"

@@ -55,9 +55,7 @@ class LogError(FeatureStoreError):
 class RowError(FeatureStoreError):
     """Rows that break the rules of their source; ``rows`` holds (line number, reason) pairs."""
 
-    def __init__(
-        self, fact: str, *, hint: str | None = None, rows: Iterable[tuple[int, str]] = ()
-    ) -> None:
+    def __init__(self, fact: str, *, hint: str | None = None, rows: Iterable[tuple[int, str]] = ()) -> None:
         super().__init__(fact, hint=hint)
         self.rows = tuple(rows)
 

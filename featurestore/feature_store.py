@@ -1,7 +1,8 @@
-"""``FeatureStore``: a project's directory as one object. It delegates: each method names the part that does the work.
+"""``FeatureStore``: a project's directory as one object. It delegates: each method names the part that does
+the work.
 
-Times: ``as_of`` is the instant a question is asked about, ``known_at`` the horizon of knowledge. Both are ISO 8601 text with
-an offset or aware datetimes. Absent ``as_of`` is now; absent ``known_at`` is everything known.
+Times: ``as_of`` is the instant a question is asked about, ``known_at`` the horizon of knowledge. Both are ISO
+8601 text with an offset or aware datetimes. Absent ``as_of`` is now; absent ``known_at`` is everything known.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ ProgressCallback = Callable[[int, int, str], None]
 
 
 class FeatureStore:
-    """The project in ``directory``: ``featurestore.toml`` (optional), ``features.py``, and the store they name."""
+    """The project in ``directory``: ``featurestore.toml`` (optional), ``features.py``, and the store they
+    name."""
 
     def __init__(self, directory: str | Path = ".") -> None:
         self.root = Path(directory).resolve()
@@ -119,7 +121,8 @@ class FeatureStore:
         known_at: object = None,
         timezone: str | None = None,
     ) -> TrainingSet:
-        """Every row of ``spine`` (a path, Arrow table, pandas or polars frame) with its features as of its ``time``.
+        """Every row of ``spine`` (a path, Arrow table, pandas or polars frame) with its features as of its
+        ``time``.
 
         ``features``: a feature service's name, a view's, ``view:feature`` references, or several of these.
         """
@@ -146,10 +149,13 @@ class FeatureStore:
             else:
                 known = [*self.plans.services, *self.plans.views]
                 raise UnknownNameError(
-                    f'no feature service or view "{name}"', hint=suggestion(name, known, what="services and views")
+                    f'no feature service or view "{name}"',
+                    hint=suggestion(name, known, what="services and views"),
                 )
         if not made:
-            raise RequestError("no features are named", hint='as features="fraud_model" or ["card_activity:count_5m"]')
+            raise RequestError(
+                "no features are named", hint='as features="fraud_model" or ["card_activity:count_5m"]'
+            )
         return made
 
     def backfill(
@@ -158,7 +164,8 @@ class FeatureStore:
         rebuild: bool = False,
         progress: ProgressCallback | None = None,
     ) -> BackfillReport:
-        """Load the logs' history into the store; goes on where an interrupted run stood, adds only what is new."""
+        """Load the logs' history into the store; goes on where an interrupted run stood, adds only what is
+        new."""
         from featurestore.batch.backfill import backfill
 
         with self._threads() as threads:
@@ -185,7 +192,11 @@ class FeatureStore:
         """The features of each entity row at ``as_of``, one instant or one a row."""
         service, references = self._asked(features)
         return self.lookup.vectors(
-            features=references, feature_service=service, entities=entities, as_of=_as_of(as_of), known_at=horizon(known_at)
+            features=references,
+            feature_service=service,
+            entities=entities,
+            as_of=_as_of(as_of),
+            known_at=horizon(known_at),
         )
 
     def _asked(self, features: str | Sequence[str]) -> tuple[str | None, list[str] | None]:
@@ -219,7 +230,9 @@ class FeatureStore:
     def store(self) -> Store:
         """The store, which ``apply`` has made."""
         if not self._store_exists():
-            raise SettingsError(f"there is no store at {self.settings.store.url} yet", hint='run "featurestore apply"')
+            raise SettingsError(
+                f"there is no store at {self.settings.store.url} yet", hint='run "featurestore apply"'
+            )
         return self._open(migrate=False)
 
     def versions(self) -> list[dict[str, Any]]:

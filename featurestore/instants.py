@@ -1,4 +1,5 @@
-"""Instants from what people write: ISO 8601 text with an offset, or aware datetimes; naive ones are refused."""
+"""Instants from what people write: ISO 8601 text with an offset, or aware datetimes; naive ones are
+refused."""
 
 from __future__ import annotations
 
@@ -20,7 +21,8 @@ def instant(value: object, *, what: str) -> int:
         match = _ISO.fullmatch(value.strip())
         if match is None:
             raise RequestError(
-                f'{what} "{value}" is not an instant', hint='write ISO 8601 with an offset: "2026-01-01T00:00:00Z"'
+                f'{what} "{value}" is not an instant',
+                hint='write ISO 8601 with an offset: "2026-01-01T00:00:00Z"',
             )
         day, clock, fraction, offset = match.groups()
         try:

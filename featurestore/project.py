@@ -54,14 +54,16 @@ def load_module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except SyntaxError as error:
         raise DefinitionError(
-            f"{path.name}, line {error.lineno}: {error.msg}", hint="the declarations are Python; mend the syntax"
+            f"{path.name}, line {error.lineno}: {error.msg}",
+            hint="the declarations are Python; mend the syntax",
         ) from None
     except FeatureStoreError as error:
         raise type(error)(f"{path.name}, line {_line(error, path)}: {error.fact}", hint=error.hint) from None
     # An author's file may raise anything; this is the edge where it becomes a message.
     except Exception as error:
         raise DefinitionError(
-            f"{path.name}, line {_line(error, path)}: {type(error).__name__}: {error}", hint="the file must run by itself"
+            f"{path.name}, line {_line(error, path)}: {type(error).__name__}: {error}",
+            hint="the file must run by itself",
         ) from error
     finally:
         sys.path.remove(str(path.parent))
@@ -69,14 +71,26 @@ def load_module(path: Path) -> ModuleType:
 
 
 def _line(error: BaseException, path: Path) -> int:
-    lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)]
+    lines = [
+        frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename == str(path)
+    ]
     return lines[-1] or 0 if lines else 0
 
 
 def collect(values: Mapping[str, object]) -> Declarations:
     """The declarations among a module's values, and those that they name."""
-    found: dict[type, dict[str, Declaration]] = {Entity: {}, EventSource: {}, FeatureView: {}, FeatureService: {}}
-    kinds = {Entity: "entities", EventSource: "sources", FeatureView: "feature views", FeatureService: "services"}
+    found: dict[type, dict[str, Declaration]] = {
+        Entity: {},
+        EventSource: {},
+        FeatureView: {},
+        FeatureService: {},
+    }
+    kinds = {
+        Entity: "entities",
+        EventSource: "sources",
+        FeatureView: "feature views",
+        FeatureService: "services",
+    }
 
     def add(item: Declaration) -> None:
         known = found[type(item)].setdefault(item.name, item)

@@ -9,7 +9,12 @@ from typing import Any
 from featurestore.store.registry import Change
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "unchanged": " "}
-KINDS = {"entity": "entity", "source": "source", "feature_view": "feature view", "feature_service": "feature service"}
+KINDS = {
+    "entity": "entity",
+    "source": "source",
+    "feature_view": "feature view",
+    "feature_service": "feature service",
+}
 
 
 @dataclass(frozen=True)

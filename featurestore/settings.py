@@ -1,4 +1,5 @@
-"""Settings: ``featurestore.toml`` in the project's directory, overridden by ``FEATURESTORE_*`` in the environment.
+"""Settings: ``featurestore.toml`` in the project's directory, overridden by ``FEATURESTORE_*`` in the
+environment.
 
 The file is optional. A nested setting is written with two underscores: ``FEATURESTORE_SERVING__PORT=8080``.
 """
@@ -22,7 +23,9 @@ class StoreSettings(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    url: str = Field(".featurestore/store.db", description="a path, relative to the project, or a database URL")
+    url: str = Field(
+        ".featurestore/store.db", description="a path, relative to the project, or a database URL"
+    )
 
 
 class EngineSettings(BaseModel):
@@ -46,7 +49,9 @@ class ServingSettings(BaseModel):
     max_body_bytes: int = Field(10_000_000, ge=1, description="longest request body")
     body_timeout_s: float = Field(30.0, gt=0, description="longest time a request body may take to arrive")
     read_token: SecretStr | None = Field(None, description="bearer token for reading; absent = open")
-    push_token: SecretStr | None = Field(None, description="bearer token for pushing; absent = the reading one")
+    push_token: SecretStr | None = Field(
+        None, description="bearer token for pushing; absent = the reading one"
+    )
     log_requests: bool = False
 
 
@@ -81,7 +86,9 @@ def load(root: Path) -> Settings:
         try:
             values = tomllib.loads(path.read_text(encoding="utf-8"))
         except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise SettingsError(f"{path.name} can't be read: {error}", hint="it is TOML: key = value") from None
+            raise SettingsError(
+                f"{path.name} can't be read: {error}", hint="it is TOML: key = value"
+            ) from None
     try:
         return Settings(**values)
     except ValidationError as error:

@@ -53,13 +53,19 @@ def _feed(made: _Hash, array: pa.Array) -> None:
     elif t.is_primitive(array.type) or t.is_decimal(array.type):
         width = array.type.bit_width // 8
         kept = array.drop_null() if array.null_count else array
-        made.update(memoryview(kept.buffers()[1] or b"")[kept.offset * width : (kept.offset + len(kept)) * width])
+        made.update(
+            memoryview(kept.buffers()[1] or b"")[kept.offset * width : (kept.offset + len(kept)) * width]
+        )
     elif t.is_struct(array.type):
         for part in array.flatten():
             _feed(made, part)
     else:
         # Text and bytes of any width: their lengths, then the bytes one after the other.
-        kept = array.drop_null().cast(pa.large_binary()) if not t.is_fixed_size_binary(array.type) else array.drop_null()
+        kept = (
+            array.drop_null().cast(pa.large_binary())
+            if not t.is_fixed_size_binary(array.type)
+            else array.drop_null()
+        )
         made.update(pc.binary_length(kept).to_numpy(zero_copy_only=False).astype(np.int64).tobytes())
         made.update(b"".join(kept.to_pylist()))
     return None

@@ -37,8 +37,8 @@ ORDER_SENSITIVE = frozenset({"first", "last", "first_k", "last_k", "min_by", "ma
 class Facts:
     """The versions of one source that belong to an entity.
 
-    ``codes`` int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel needs here;
-    ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
+    ``codes`` int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel needs
+    here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
     """
 
     table: pa.Table
@@ -55,13 +55,16 @@ class Facts:
         """What the log was: its files with their hashes, and how far the arrivals were read."""
         rows, last = self.arrivals
         return {
-            "files": [{"path": file.shown, "size": file.size, "sha256": sha256} for file, sha256 in self.files],
+            "files": [
+                {"path": file.shown, "size": file.size, "sha256": sha256} for file, sha256 in self.files
+            ],
             "arrivals": {"rows": rows, "last": last},
         }
 
 
 class Reader:
-    """Reads facts for training sets: logs below ``root``, and arrivals from one snapshot of the store (None: no store)."""
+    """Reads facts for training sets: logs below ``root``, and arrivals from one snapshot of the store (None:
+    no store)."""
 
     def __init__(self, root: Path, snapshot: Snapshot | None) -> None:
         self._root = root
@@ -81,7 +84,9 @@ class Reader:
             hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
             if source.log is not None:
                 for batch in scan(source.log, self._root, list(schema), files):
-                    cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
+                    cast = cast_table(
+                        batch.table, schema, timezone=source.timezone, time_unit=source.time_unit
+                    )
                     versions = event_versions(cast, source, view.entity.keys)
                     parts.append(versions.table)
                     reasons.update(versions.reasons)
@@ -115,7 +120,9 @@ def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> i
     dropped = 0
     for i, part in enumerate(parts):
         if any(part.column(key).null_count for key in keys):
-            kept = part.filter(np.logical_and.reduce([part.column(key).is_valid().to_numpy() for key in keys]))
+            kept = part.filter(
+                np.logical_and.reduce([part.column(key).is_valid().to_numpy() for key in keys])
+            )
             dropped += part.num_rows - kept.num_rows
             parts[i] = kept
     return dropped
@@ -124,8 +131,8 @@ def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> i
 def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles, frozenset[str]]:
     """The columns to read, and the roles that matter for these features.
 
-    Without ``id`` every row counts; when no operation depends on the order of ties either, the content that would break
-    them is not read.
+    Without ``id`` every row counts; when no operation depends on the order of ties either, the content that
+    would break them is not read.
     """
     roles = view.source.roles
     if roles.id or any(feature.op in ORDER_SENSITIVE for feature in features):

@@ -15,8 +15,8 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class KeyIndex:
-    """The keys of ``entities`` entities: ``values`` hold each column's distinct values, ``pairs`` the distinct
-    combinations of the columns so far with the next, as one integer each."""
+    """The keys of ``entities`` entities: ``values`` hold each column's distinct values, ``pairs`` the
+    distinct combinations of the columns so far with the next, as one integer each."""
 
     entities: int
     values: tuple[pa.Array, ...]

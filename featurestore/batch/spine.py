@@ -1,6 +1,7 @@
 """Spines: the rows that a training set is made for, each with entity keys and the time it asks about.
 
-Every row is kept, in order, with its columns untouched. A naive time needs a ``timezone=``; a null one is kept and counted.
+Every row is kept, in order, with its columns untouched. A naive time needs a ``timezone=``; a null one is
+kept and counted.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def read(spine: object, *, time: str, timezone: str | None, root: Path) -> Spine
         return Spine(table, time, np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.bool_))
     if found is None or found.kind not in ("timestamp", "string", "date"):
         raise SpineError(
-            f'spine: time column "{time}" is {kind}', hint="make it a timestamp, as pc.cast or pandas.to_datetime do"
+            f'spine: time column "{time}" is {kind}',
+            hint="make it a timestamp, as pc.cast or pandas.to_datetime do",
         )
     column = table.column(time)
     if timezone is None:
@@ -111,7 +113,9 @@ def read(spine: object, *, time: str, timezone: str | None, root: Path) -> Spine
     cast = cast_table(table.select([time]), {time: TIMESTAMP}, timezone=timezone or "UTC", time_unit=None)
     if cast.bad is not None:
         row, reason = cast.reasons[0]
-        raise SpineError(f'spine: row {row + 1}, time column "{time}": {reason}', hint="mend it or make it null")
+        raise SpineError(
+            f'spine: row {row + 1}, time column "{time}": {reason}', hint="mend it or make it null"
+        )
     times = cast.table.column(time).combine_chunks()
     timed = times.is_valid().to_numpy(zero_copy_only=False)
     as_of = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)

@@ -1,7 +1,7 @@
 """Training sets: every spine row with its features as of its own time.
 
-For a row at T a feature sees what happened strictly before T, as known at ``known_at``. Every row is kept, in order, with
-its columns untouched; a null or unknown key gives empty-set values, a null time gives nulls.
+For a row at T a feature sees what happened strictly before T, as known at ``known_at``. Every row is kept, in
+order, with its columns untouched; a null or unknown key gives empty-set values, a null time gives nulls.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class TrainingSet:
-    """A training set and its manifest. ``table``: the spine's columns, then one ``view__feature`` column a feature."""
+    """A training set and its manifest. ``table``: the spine's columns, then one ``view__feature`` column a
+    feature."""
 
     table: pa.Table
     manifest: Mapping[str, Any]
@@ -69,7 +70,8 @@ class TrainingSet:
         return f"{shown}<p>{len(self)} rows, {self.table.num_columns} columns</p>"
 
     def write_parquet(self, path: str | Path) -> Path:
-        """Write the table, and its manifest beside it; returns the manifest's path. Equal inputs give equal bytes."""
+        """Write the table, and its manifest beside it; returns the manifest's path. Equal inputs give equal
+        bytes."""
         path = Path(path)
         beside = manifests.path_beside(path)
         try:
@@ -88,7 +90,9 @@ class TrainingSet:
     def text(self) -> str:
         """A few lines for a person: rows, and everything that was left out or flagged."""
         made = self.manifest
-        lines = [f"{made['rows']:,} rows, {len(made['features'])} features, known at {made['known_at'] or 'everything'}"]
+        lines = [
+            f"{made['rows']:,} rows, {len(made['features'])} features, known at {made['known_at'] or 'everything'}"
+        ]
         for name, count in made["counts"].items():
             if count:
                 lines.append(f"  {name.replace('_', ' ')}: {count:,}")
@@ -162,7 +166,11 @@ def _evaluate_group(
     # One entity more, which has no facts: that of keys nobody knows.
     entities = facts.index.entities + 1
     asked = questions(
-        np.where(found < 0, facts.index.entities, found), spine.as_of, entities, timed=spine.timed, threads=threads
+        np.where(found < 0, facts.index.entities, found),
+        spine.as_of,
+        entities,
+        timed=spine.timed,
+        threads=threads,
     )
     made, counts = timeline(facts.table, facts.codes, entities, facts.roles, known_at, threads=threads)
     answers = answer(features, made, facts.table, asked, threads=threads)
@@ -175,7 +183,9 @@ def _evaluate_group(
         columns[one.feature.reference] = one.values
 
 
-def _count(tally: _Tally, view: ViewPlan, facts: Facts, counts: Counts, answers: Answers, keyless_rows: int) -> None:
+def _count(
+    tally: _Tally, view: ViewPlan, facts: Facts, counts: Counts, answers: Answers, keyless_rows: int
+) -> None:
     source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "counts": {}})
     source["counts"] = {
         "versions": counts.versions,
@@ -216,6 +226,9 @@ def _manifest(
         },
         "flagged": tally.flagged,
         "sources": tally.sources,
-        "content": {"sha256": digest(table), "columns": {field.name: str(field.type) for field in table.schema}},
+        "content": {
+            "sha256": digest(table),
+            "columns": {field.name: str(field.type) for field in table.schema},
+        },
         "packages": manifests.packages(),
     }

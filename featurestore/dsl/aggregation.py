@@ -1,4 +1,5 @@
-"""``agg.*``: what a feature computes, declared. One function an operation, all made from the kernel's definitions."""
+"""``agg.*``: what a feature computes, declared. One function an operation, all made from the kernel's
+definitions."""
 
 from __future__ import annotations
 
@@ -22,8 +23,8 @@ _IDENTIFIER = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Aggregation:
     """One operation over one input, in one or more windows: one feature a window, or one lifetime feature.
 
-    ``column`` is a SQL scalar expression over the source's columns, ``where`` a predicate; both are parsed when a
-    project is planned.
+    ``column`` is a SQL scalar expression over the source's columns, ``where`` a predicate; both are parsed
+    when a project is planned.
     """
 
     op: str
@@ -78,16 +79,27 @@ def _checked_parameter(op: str, key: str, value: object) -> object:
     label = f"agg.{op}"
     if key == "k":
         if isinstance(value, bool) or not isinstance(value, int) or not 1 <= value <= 1_000_000:
-            raise DefinitionError(f"{label}: k={value!r} is not a number of values", hint="k is 1 to 1,000,000")
+            raise DefinitionError(
+                f"{label}: k={value!r} is not a number of values", hint="k is 1 to 1,000,000"
+            )
     elif key == "q":
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1 or math.isnan(value):
+        if (
+            isinstance(value, bool)
+            or not isinstance(value, int | float)
+            or not 0 <= value <= 1
+            or math.isnan(value)
+        ):
             raise DefinitionError(f"{label}: q={value!r} is not a quantile", hint="q is 0 to 1, as 0.95")
         return float(value)
     elif key == "sample":
         if not isinstance(value, bool):
-            raise DefinitionError(f"{label}: sample={value!r} is not a boolean", hint="sample is True or False")
+            raise DefinitionError(
+                f"{label}: sample={value!r} is not a boolean", hint="sample is True or False"
+            )
     elif key == "order" and (not isinstance(value, str) or not value.strip()):
-        raise DefinitionError(f"{label}: order={value!r} is not an expression", hint='name a column: order="ts"')
+        raise DefinitionError(
+            f"{label}: order={value!r} is not an expression", hint='name a column: order="ts"'
+        )
     return value
 
 
@@ -110,7 +122,9 @@ def _aggregation(
     for key, value in parameters.items():
         if key not in operation.parameters:
             known = ["windows", "where", "delay", "default", "name", *operation.parameters]
-            raise DefinitionError(f"{label} has no parameter {key}=", hint=suggestion(key, known, what="parameters"))
+            raise DefinitionError(
+                f"{label} has no parameter {key}=", hint=suggestion(key, known, what="parameters")
+            )
         parameters[key] = _checked_parameter(op, key, value)
     for key in operation.required:
         if parameters.get(key) is None:
@@ -119,14 +133,18 @@ def _aggregation(
         raise DefinitionError(f"{label} needs a column", hint=f'as agg.{op}("amount")')
     for what, text in (("column", column), ("where", where)):
         if text is not None and (not isinstance(text, str) or not text.strip()):
-            raise DefinitionError(f"{label}: {what}={text!r} is not an expression", hint="write it as SQL text")
+            raise DefinitionError(
+                f"{label}: {what}={text!r} is not an expression", hint="write it as SQL text"
+            )
     if name is not None:
         checked(name, "feature")
     delay_us = 0
     if delay is not None:
         _, delay_us = span_us(delay, what="delay")
         if delay_us < 0:
-            raise DefinitionError(f"{label}: delay={delay!r} is negative", hint="a delay looks back, never ahead")
+            raise DefinitionError(
+                f"{label}: delay={delay!r} is negative", hint="a delay looks back, never ahead"
+            )
     # False and None are what leaving the parameter out means: they must not make another fingerprint.
     given = ((key, parameters.get(key)) for key in operation.parameters)
     kept = tuple((key, value) for key, value in given if value is not None and value is not False)

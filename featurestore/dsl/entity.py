@@ -12,8 +12,9 @@ from featurestore.errors import DefinitionError
 class Entity:
     """What features are about: a card, a user, a (merchant, day).
 
-    ``key`` names the key column(s), found under these names in every source and spine. Keys are compared by value and
-    column by column, so composite keys never collide. ``description``, ``tags`` and ``owner`` are cosmetic.
+    ``key`` names the key column(s), found under these names in every source and spine. Keys are compared by
+    value and column by column, so composite keys never collide. ``description``, ``tags`` and ``owner`` are
+    cosmetic.
     """
 
     name: str
@@ -26,7 +27,9 @@ class Entity:
         checked(self.name, "entity")
         keys = column_names(self.key, f'entity "{self.name}"')
         if not keys:
-            raise DefinitionError(f'entity "{self.name}" has no key', hint='name its key column: key="card_id"')
+            raise DefinitionError(
+                f'entity "{self.name}" has no key', hint='name its key column: key="card_id"'
+            )
         object.__setattr__(self, "key", keys)
 
     @property

@@ -1,4 +1,5 @@
-"""Feature views: features of one entity over one source; feature services: the features that a model takes."""
+"""Feature views: features of one entity over one source; feature services: the features that a model
+takes."""
 
 from __future__ import annotations
 
@@ -14,7 +15,8 @@ from featurestore.errors import DefinitionError, suggestion
 
 @dataclass(frozen=True)
 class FeatureView:
-    """Features of ``entity`` over the facts of ``source``. ``description``, ``tags`` and ``owner`` are cosmetic."""
+    """Features of ``entity`` over the facts of ``source``. ``description``, ``tags`` and ``owner`` are
+    cosmetic."""
 
     name: str
     entity: Entity
@@ -28,18 +30,26 @@ class FeatureView:
         checked(self.name, "feature view")
         label = f'feature view "{self.name}"'
         if "__" in self.name:
-            raise DefinitionError(f"{label} has __ in its name", hint="result columns are named view__feature: use one _")
+            raise DefinitionError(
+                f"{label} has __ in its name", hint="result columns are named view__feature: use one _"
+            )
         if not isinstance(self.entity, Entity):
-            raise DefinitionError(f"{label}: entity {self.entity!r} is not an Entity", hint="pass the Entity itself")
+            raise DefinitionError(
+                f"{label}: entity {self.entity!r} is not an Entity", hint="pass the Entity itself"
+            )
         if not isinstance(self.source, EventSource):
-            raise DefinitionError(f"{label}: source {self.source!r} is not a source", hint="pass the EventSource itself")
+            raise DefinitionError(
+                f"{label}: source {self.source!r} is not a source", hint="pass the EventSource itself"
+            )
         object.__setattr__(self, "features", tuple(self.features))
         if not self.features:
             raise DefinitionError(f"{label} has no features", hint="add one, as agg.count(windows=['1h'])")
         seen: set[str] = set()
         for aggregation in self.features:
             if not isinstance(aggregation, Aggregation):
-                raise DefinitionError(f"{label}: {aggregation!r} is not a feature", hint="features are made by agg.*")
+                raise DefinitionError(
+                    f"{label}: {aggregation!r} is not a feature", hint="features are made by agg.*"
+                )
             try:
                 names = [name for name, _ in aggregation.feature_names()]
             except DefinitionError as error:
@@ -55,13 +65,15 @@ class FeatureView:
         return tuple(name for aggregation in self.features for name, _ in aggregation.feature_names())
 
     def __getitem__(self, names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
-        """References to some of the view's features, for a FeatureService: ``card_activity["count_5m", "count_1h"]``."""
+        """References to some of the view's features, for a FeatureService: ``card_activity["count_5m",
+        "count_1h"]``."""
         wanted = (names,) if isinstance(names, str) else tuple(names)
         known = self.feature_names()
         for name in wanted:
             if name not in known:
                 raise DefinitionError(
-                    f'feature view "{self.name}" has no feature "{name}"', hint=suggestion(name, known, what="features")
+                    f'feature view "{self.name}" has no feature "{name}"',
+                    hint=suggestion(name, known, what="features"),
                 )
         return tuple(f"{self.name}:{name}" for name in wanted)
 
@@ -85,10 +97,13 @@ class FeatureService:
             raise DefinitionError(f"{label} has no features", hint="name a view, or features as view:feature")
         for item in listed:
             if not isinstance(item, FeatureView | str | tuple):
-                raise DefinitionError(f"{label}: {item!r} is not a feature", hint="name a view or view:feature")
+                raise DefinitionError(
+                    f"{label}: {item!r} is not a feature", hint="name a view or view:feature"
+                )
 
     def references(self) -> tuple[str, ...]:
-        """Every feature as ``view:feature``, in the declared order, each once; a bare view name stands as it is."""
+        """Every feature as ``view:feature``, in the declared order, each once; a bare view name stands as it
+        is."""
         found: list[str] = []
         for item in self.features:
             if isinstance(item, FeatureView):

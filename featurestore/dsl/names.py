@@ -10,14 +10,17 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def checked(name: object, what: str) -> str:
-    """``name`` when it can be a name (a letter or _, then letters, digits, _; no double __ as result columns use it)."""
+    """``name`` when it can be a name (a letter or _, then letters, digits, _; no double __ as result columns
+    use it)."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DefinitionError(
             f"{what} name {name!r} can't be used",
             hint="a name starts with a letter or _ and goes on with letters, digits and _",
         )
     if len(name) > 200:
-        raise DefinitionError(f"{what} name {name[:40]}... is longer than 200 characters", hint="give it a shorter one")
+        raise DefinitionError(
+            f"{what} name {name[:40]}... is longer than 200 characters", hint="give it a shorter one"
+        )
     return name
 
 
@@ -28,7 +31,11 @@ def column_names(value: str | list[str] | tuple[str, ...] | None, what: str) -> 
     names = (value,) if isinstance(value, str) else tuple(value)
     for name in names:
         if not isinstance(name, str) or not name:
-            raise DefinitionError(f"{what}: {name!r} is not a column name", hint="column names are non-empty text")
+            raise DefinitionError(
+                f"{what}: {name!r} is not a column name", hint="column names are non-empty text"
+            )
     if len(set(names)) != len(names):
-        raise DefinitionError(f"{what}: a column is named twice in {', '.join(names)}", hint="name each column once")
+        raise DefinitionError(
+            f"{what}: a column is named twice in {', '.join(names)}", hint="name each column once"
+        )
     return names

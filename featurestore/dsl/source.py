@@ -1,7 +1,7 @@
 """Sources: logs of facts. An EventSource is a log of things that happened.
 
-Time: ``event_time`` is when a thing happened, ``available_at`` when the platform could first have known it. A naive
-timestamp is read in ``timezone``; an integer one in ``time_unit``.
+Time: ``event_time`` is when a thing happened, ``available_at`` when the platform could first have known it. A
+naive timestamp is read in ``timezone``; an integer one in ``time_unit``.
 """
 
 from __future__ import annotations
@@ -24,18 +24,21 @@ class KafkaTopic:
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
-            raise DefinitionError(f"topic name {self.name!r} can't be used", hint="a topic has a non-empty name")
+            raise DefinitionError(
+                f"topic name {self.name!r} can't be used", hint="a topic has a non-empty name"
+            )
 
 
 @dataclass(frozen=True)
 class EventSource:
     """A log of events.
 
-    ``id``: the column(s) that identify an event within its entity; a version of the same id with other content corrects
-    it. Without ``id`` each row is a fact of its own, and rows can't be pushed. ``available_at``: without it an event was
-    known when it happened. ``version`` ranks an event's versions before ``available_at`` does. ``deleted``: a boolean
-    column, true retracts the event. ``order_by`` orders events of one event time. ``columns``: the declared columns, a
-    list of names or a mapping to types; by default all of the log.
+    ``id``: the column(s) that identify an event within its entity; a version of the same id with other
+    content corrects it. Without ``id`` each row is a fact of its own, and rows can't be pushed.
+    ``available_at``: without it an event was known when it happened. ``version`` ranks an event's versions
+    before ``available_at`` does. ``deleted``: a boolean column, true retracts the event. ``order_by`` orders
+    events of one event time. ``columns``: the declared columns, a list of names or a mapping to types; by
+    default all of the log.
     """
 
     name: str
@@ -63,21 +66,26 @@ class EventSource:
             raise DefinitionError(f"{label} has no log", hint='give it one: log=Parquet("data/*.parquet")')
         if self.log is not None and not isinstance(self.log, Log):
             raise DefinitionError(
-                f"{label}: log {self.log!r} is not a log", hint="logs are Parquet, CSV, JSONLines, DuckDBTable"
+                f"{label}: log {self.log!r} is not a log",
+                hint="logs are Parquet, CSV, JSONLines, DuckDBTable",
             )
         object.__setattr__(self, "id", column_names(self.id, f"{label}, id"))
         for part in ("available_at", "version", "deleted", "order_by"):
             value = getattr(self, part)
             if value is not None and (not isinstance(value, str) or not value):
-                raise DefinitionError(f"{label}: {part}={value!r} is not a column name", hint="name one column")
+                raise DefinitionError(
+                    f"{label}: {part}={value!r} is not a column name", hint="name one column"
+                )
         if self.columns is not None:
-            if isinstance(self.columns, str):
-                raise DefinitionError(f"{label}: columns is text", hint=f'write columns=["{self.columns}"]')
+            columns: object = self.columns
+            if isinstance(columns, str):
+                raise DefinitionError(f"{label}: columns is text", hint=f'write columns=["{columns}"]')
             if not isinstance(self.columns, Mapping):
                 object.__setattr__(self, "columns", column_names(tuple(self.columns), f"{label}, columns"))
         if self.time_unit is not None and self.time_unit not in TIME_UNITS:
             raise DefinitionError(
-                f"{label}: time_unit={self.time_unit!r} is not a unit", hint=f"units are {', '.join(TIME_UNITS)}"
+                f"{label}: time_unit={self.time_unit!r} is not a unit",
+                hint=f"units are {', '.join(TIME_UNITS)}",
             )
         if self.topic is not None and not self.id:
             raise DefinitionError(

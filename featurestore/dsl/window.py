@@ -34,7 +34,8 @@ class Window:
 
 
 def span_us(value: str | timedelta, *, what: str) -> tuple[str, int]:
-    """The text and the microseconds of a span: ``"5m"``, ``"90d"``, or a timedelta. Zero and less are refused by callers."""
+    """The text and the microseconds of a span: ``"5m"``, ``"90d"``, or a timedelta. Zero and less are refused
+    by callers."""
     if isinstance(value, timedelta):
         us = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
         for unit in ("w", "d", "h", "m", "s", "ms", "us"):
@@ -49,7 +50,9 @@ def span_us(value: str | timedelta, *, what: str) -> tuple[str, int]:
         raise DefinitionError(f'{what} "{value}" is not a span of time', hint=hint)
     us = int(match[1]) * UNITS_US[match[2]]
     if us > LONGEST_US:
-        raise DefinitionError(f'{what} "{value}" is longer than time itself', hint="146,000 years are the limit")
+        raise DefinitionError(
+            f'{what} "{value}" is longer than time itself', hint="146,000 years are the limit"
+        )
     return f"{int(match[1])}{match[2]}", us
 
 

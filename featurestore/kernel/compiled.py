@@ -1,9 +1,10 @@
 """How the kernel's inner loops are compiled: explicit signatures, no GIL, a cache on disk.
 
-``compiled`` compiles when its module is imported (signatures are explicit) and reads the result back from the cache the
-next time. The cache lives in the user's cache directory, or where ``FEATURESTORE_KERNEL_CACHE_DIR`` says, in a folder
-named after the kernel's sources: a loop is compiled together with the helpers that it calls, so a change to any of them
-must miss. Fast-math is never on: the order and rounding of every operation is the one written.
+``compiled`` compiles when its module is imported (signatures are explicit) and reads the result back from the
+cache the next time. The cache lives in the user's cache directory, or where ``FEATURESTORE_KERNEL_CACHE_DIR``
+says, in a folder named after the kernel's sources: a loop is compiled together with the helpers that it
+calls, so a change to any of them must miss. Fast-math is never on: the order and rounding of every operation
+is the one written.
 """
 
 from __future__ import annotations
@@ -34,16 +35,18 @@ def cache_directory() -> Path:
 @contextmanager
 def _caching() -> Iterator[None]:
     # Numba reads its cache directory when a function is decorated; others' functions keep theirs.
-    before = numba.config.CACHE_DIR
-    numba.config.CACHE_DIR = str(cache_directory())
+    config: Any = numba.config
+    before = config.CACHE_DIR
+    config.CACHE_DIR = str(cache_directory())
     try:
         yield
     finally:
-        numba.config.CACHE_DIR = before
+        config.CACHE_DIR = before
 
 
 def compiled(signature: str | list[str]) -> Callable[[F], F]:
-    """Compile a loop over arrays for ``signature``; it runs without the GIL, so threads share the entities out."""
+    """Compile a loop over arrays for ``signature``; it runs without the GIL, so threads share the entities
+    out."""
 
     def decorate(function: F) -> F:
         with _caching():

@@ -1,7 +1,8 @@
 """Feature values: the one place where they are computed, for every host.
 
 For each question (entity, T) a feature is its operation over the facts whose event time lies in
-``[T - delay - window, T - delay)`` and that are live at T. Arrays in, arrays out: hosts bring timelines and questions.
+``[T - delay - window, T - delay)`` and that are live at T. Arrays in, arrays out: hosts bring timelines and
+questions.
 """
 
 from __future__ import annotations
@@ -9,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import Bools, I64
+from featurestore.kernel.blocks import I64, Bools
 from featurestore.kernel.edges import Edges
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.finish import with_default
@@ -29,8 +32,8 @@ from featurestore.kernel.windows import fact_edges, item_edges
 class Answer:
     """One feature's values in the order the questions were asked.
 
-    ``values`` has the feature's Arrow type; ``flagged`` bool[n] marks sums that no value can hold (null); ``latest``
-    int64[n] is the latest event time in the feature's set, or ``NO_EVENT``; None unless asked for.
+    ``values`` has the feature's Arrow type; ``flagged`` bool[n] marks sums that no value can hold (null);
+    ``latest`` int64[n] is the latest event time in the feature's set, or ``NO_EVENT``; None unless asked for.
     """
 
     feature: Feature
@@ -41,8 +44,8 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """All features' answers; ``found`` bool[n]: the entity has a known fact before T; ``flagged_expressions``: overflows
-    and failed casts that gave null while expressions were evaluated."""
+    """All features' answers; ``found`` bool[n]: the entity has a known fact before T;
+    ``flagged_expressions``: overflows and failed casts that gave null while expressions were evaluated."""
 
     answers: tuple[Answer, ...]
     found: Bools
@@ -81,7 +84,7 @@ class Evaluation:
     def items(self, key: ItemsKey) -> Items:
         made = self._items.get(key)
         if made is None:
-            made = items(key, self.columns(key.columns()), self.timeline.facts)
+            made = items(key, self.table, self.timeline, self.columns)
             self._items[key] = made
             self.flagged_expressions += made.flagged
         return made
@@ -134,8 +137,8 @@ def answer(
 ) -> Answers:
     """Every feature's value for every question.
 
-    ``timeline`` holds the facts as known at the questions' horizon, ``table`` the versions table its rows point into.
-    A question without a time has null values, and no ``default=`` replaces them.
+    ``timeline`` holds the facts as known at the questions' horizon, ``table`` the versions table its rows
+    point into. A question without a time has null values, and no ``default=`` replaces them.
     """
     evaluation = Evaluation(timeline, table, questions, threads)
     timed = questions.answers >= 0
@@ -157,7 +160,7 @@ def answer(
             None if result.flagged is None else _asked(result.flagged, questions, False),
             None if seen is None else _asked(seen, questions, NO_EVENT),
         )
-        remaining[remaining.index(key)] = None  # type: ignore[call-overload]
+        remaining.remove(key)
         if key not in remaining:
             evaluation.drop(key)
     if not in_order:
@@ -178,7 +181,7 @@ def _in_asked_order(
     return {name: replace(one, values=array) for (name, one), array in zip(made.items(), taken, strict=True)}
 
 
-def _asked(sorted_values: np.ndarray, questions: Questions, missing: object) -> np.ndarray:  # type: ignore[type-arg]
+def _asked(sorted_values: NDArray[Any], questions: Questions, missing: object) -> NDArray[Any]:
     """From the questions' sorted order to the order in which they were asked."""
     made = np.full(len(questions.answers), missing, sorted_values.dtype)
     made[questions.asked] = sorted_values

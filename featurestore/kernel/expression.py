@@ -19,6 +19,10 @@ from featurestore.dtypes import DType
 NULL = DType("null")
 """The type of a ``null`` that has not met anything yet; no bound node has it."""
 
+POINT = DType("point")
+"""The type of a number written with a point that has not met anything yet: beside decimals it will be one, else
+a float64. No bound node has it."""
+
 ARITHMETIC = ("+", "-", "*", "/", "%")
 COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
 
@@ -38,7 +42,7 @@ class Literal:
     """A constant. ``value`` is None for a null, else by ``dtype``: int64 int, float64 float, decimal Decimal,
     bool bool, string and uuid str, timestamp int (microseconds since 1970 UTC), date int (days since 1970).
 
-    The parser makes ``1.5`` a decimal of its digits and ``null`` one of dtype ``NULL``; ``bind`` settles it.
+    The parser makes ``1.5`` a Decimal of dtype ``POINT`` and ``null`` of dtype ``NULL``; ``bind`` settles them.
     """
 
     value: bool | int | float | Decimal | str | None
@@ -251,10 +255,11 @@ def _canonical_literal(literal: Literal) -> str:
             return "true" if value else "false"
         case "int64":
             return str(value)
-        case "decimal":
-            # 1.50 and 1.5 are decimals of different scale, and an unscaled 2 is not the integer 2.
+        case "point" | "decimal":
             assert isinstance(value, Decimal)
-            return format(value, "f") if dtype.scale else f"({value:f}::{dtype})"
+            text = format(value, "f")  # 1.50 and 1.5 are decimals of different scale
+            text = text if "." in text else f"{text}."  # 5. is no integer
+            return text if dtype == POINT else f"({text}::{dtype})"
     return f"({_quoted(str(value))}::{dtype})"
 
 

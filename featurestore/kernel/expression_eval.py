@@ -82,9 +82,10 @@ def evaluate_bound(bound: Node, columns: Mapping[str, pa.Array], length: int) ->
     array, flags = vector.array, vector.flags
     if vector.constant:
         array = pa.repeat(array[0], length)
-        flags = None if flags is None else np.repeat(flags, length)
     if array.type == pa.float64():
         array = _canonical(array)
+    if flags is not None:
+        flags = np.broadcast_to(flags, (length,))  # those of a constant are of length 1
     return Evaluated(array, flags if flags is not None and flags.any() else None)
 
 

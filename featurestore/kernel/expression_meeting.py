@@ -13,7 +13,7 @@ from typing import TypeAlias
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType
 from featurestore.errors import ExpressionError
 from featurestore.kernel import expression_text
-from featurestore.kernel.expression import NULL, Cast, Literal, Node, canonical
+from featurestore.kernel.expression import NULL, POINT, Cast, Literal, Node, canonical
 
 Typed: TypeAlias = tuple[Node, DType]
 
@@ -32,9 +32,9 @@ def met(
     ``unify``: decimals are brought to one precision and scale too, as one of them becomes the result.
     ``null``: the type where every operand is a literal null.
     """
-    fixed = [dtype for x, dtype in parts if dtype != NULL and not is_free(x) and not _is_text(x)]
+    fixed = [dtype for x, dtype in parts if dtype not in (NULL, POINT) and not _is_text(x)]
     exact = any(d.kind == "decimal" for d in fixed) and not any(d.kind == "float64" for d in fixed)
-    parts = [as_float(x, d) if is_free(x) and not exact else (x, d) for x, d in parts]
+    parts = [_settled(x, d, exact=exact) for x, d in parts]
     if len({d.kind for d in fixed}) == 1 and fixed[0].kind in ("timestamp", "date", "uuid"):
         parts = [(_as_instant(node, x, fixed[0]), fixed[0]) if _is_text(x) else (x, d) for x, d in parts]
 
@@ -50,6 +50,13 @@ def met(
         elif target != other:
             raise refusal(node, what, "takes operands of one kind", target, other)
     return [_converted(x, dtype, target, unify=unify) for x, dtype in parts], target
+
+
+def _settled(x: Node, dtype: DType, *, exact: bool) -> Typed:
+    """A literal number: beside decimals (``exact``) the decimal of its digits, else one with a point a float64."""
+    if exact and isinstance(x, Literal) and isinstance(x.value, int | Decimal):
+        return decimal_literal(Decimal(x.value))
+    return as_float(x, dtype) if dtype == POINT else (x, dtype)
 
 
 def _wider(a: DType, b: DType) -> DType:
@@ -70,8 +77,6 @@ def _converted(x: Node, dtype: DType, target: DType, *, unify: bool) -> Typed:
         return as_float(x, dtype)
     if target.kind != "decimal" or dtype == target:
         return x, dtype
-    if isinstance(x, Literal) and isinstance(x.value, int):
-        x, dtype = decimal_literal(Decimal(x.value))
     if unify:
         return Cast(x, target), target
     return (Cast(x, INT64_AS_DECIMAL), INT64_AS_DECIMAL) if dtype.kind == "int64" else (x, dtype)
@@ -97,11 +102,6 @@ def decimal_literal(value: Decimal) -> tuple[Literal, DType]:
     scale = max(0, -exponent)
     dtype = DType("decimal", precision=max(len(digits) + max(exponent, 0), scale, 1), scale=scale)
     return Literal(value, dtype), dtype
-
-
-def is_free(x: Node) -> bool:
-    """Whether ``x`` is a number written with a point: a decimal beside decimals, else a float64."""
-    return isinstance(x, Literal) and x.dtype.kind == "decimal" and x.value is not None
 
 
 def _is_text(x: Node) -> bool:

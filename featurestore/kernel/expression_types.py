@@ -9,12 +9,14 @@ still differ in precision and scale, except where one of them becomes the result
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from typing import TypeAlias
 
 from featurestore.dtypes import BOOL, FLOAT64, INT64, STRING, DType
 from featurestore.errors import ExpressionError, suggestion
 from featurestore.kernel.expression import (
     NULL,
+    POINT,
     And,
     Arithmetic,
     Between,
@@ -38,8 +40,8 @@ from featurestore.kernel.expression_meeting import (
     WIDEST,
     Typed,
     as_float,
+    decimal_literal,
     decimal_result,
-    is_free,
     met,
     refusal,
     shown,
@@ -74,7 +76,7 @@ def _settled(node: Node, schema: Schema) -> Typed:
     bound, dtype = _typed(node, schema)
     if dtype == NULL:
         raise ExpressionError(f"{shown(node)} is null without a type", hint=CAST_NULL)
-    return as_float(bound, dtype) if is_free(bound) else (bound, dtype)
+    return as_float(bound, dtype) if dtype == POINT else (bound, dtype)
 
 
 def _typed(node: Node, schema: Schema) -> Typed:
@@ -157,11 +159,13 @@ def _typed_cast(node: Node, x: Node, dtype: DType, schema: Schema) -> Typed:
     operand, source = _typed(x, schema)
     if source == NULL:
         return Literal(None, dtype), dtype
+    if isinstance(operand, Literal) and isinstance(operand.value, Decimal):
+        operand, source = decimal_literal(operand.value)
     if source != dtype and source.kind != "decimal" and source.kind == dtype.kind:
         raise _no_cast(node, source, dtype)  # lists of other items
     if source.kind != dtype.kind and dtype.kind not in CASTS.get(source.kind, ()):
         raise _no_cast(node, source, dtype)
-    return (operand, dtype) if source == dtype and not is_free(operand) else (Cast(operand, dtype), dtype)
+    return (operand if source == dtype else Cast(operand, dtype)), dtype
 
 
 def _no_cast(node: Node, source: DType, dtype: DType) -> ExpressionError:
@@ -216,7 +220,7 @@ def _typed_nullif(node: Call, schema: Schema) -> Typed:
     own, other = (_typed(x, schema) for x in node.args)
     ((a, a_type), (b, _)), dtype = met(node, "nullif", (own, other))
     _check_ordered(node, "nullif", dtype)
-    value, dtype = own if own[1].is_numeric and not is_free(own[0]) else (a, a_type)
+    value, dtype = own if own[1].is_numeric else (a, a_type)
     return Case(((Compare("=", a, b), Literal(None, dtype)),), value), dtype
 
 
@@ -245,7 +249,7 @@ def _number(node: Node, what: str, x: Node, schema: Schema) -> Typed:
         return Literal(None, INT64), INT64
     if not dtype.is_numeric:
         raise refusal(node, what, "takes numbers", dtype)
-    return as_float(operand, dtype) if is_free(operand) else (operand, dtype)
+    return as_float(operand, dtype) if dtype == POINT else (operand, dtype)
 
 
 def _condition(node: Node, what: str, x: Node, schema: Schema) -> Node:

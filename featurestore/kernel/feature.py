@@ -11,12 +11,13 @@ from featurestore.kernel.operations import OPERATIONS, Operation
 
 @dataclass(frozen=True)
 class Feature:
-    """One value an entity and question: ``op`` over the facts for which ``where`` is true, ``input`` (and ``order``)
-    not null, and the event time in ``[T - delay_us - window_us, T - delay_us)``.
+    """One value an entity and question: ``op`` over the facts for which ``where`` is true, ``input`` (and
+    ``order``) not null, and the event time in ``[T - delay_us - window_us, T - delay_us)``.
 
-    ``input`` None: the facts themselves. ``window_us`` None: lifetime. ``explode``: the input is a list whose elements
-    are taken one by one. ``input_type`` is the type of an input (of its elements, with ``explode``), ``dtype`` that of
-    the value. ``default`` replaces the null of an empty set; it is a Python value of ``dtype``.
+    ``input`` None: the facts themselves. ``window_us`` None: lifetime. ``explode``: the input is a list whose
+    elements are taken one by one. ``input_type`` is the type of an input (of its elements, with ``explode``),
+    ``dtype`` that of the value. ``default`` replaces the null of an empty set; it is a Python value of
+    ``dtype``.
     """
 
     view: str

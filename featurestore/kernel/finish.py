@@ -1,4 +1,5 @@
-"""From an operation's raw results to Arrow: positions become values, bits become floats, the empty set its value."""
+"""From an operation's raw results to Arrow: positions become values, bits become floats, the empty set its
+value."""
 
 from __future__ import annotations
 
@@ -8,14 +9,15 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import Bools, I64
+from featurestore.kernel.blocks import I64, Bools
 from featurestore.kernel.feature import Feature
+from featurestore.kernel.items import Values
 
 
 @dataclass(frozen=True)
 class Result:
-    """An operation's values in the questions' sorted order; ``empty`` bool[n] marks those of an empty set, ``flagged``
-    bool[n] or None those that no value can hold."""
+    """An operation's values in the questions' sorted order; ``empty`` bool[n] marks those of an empty set,
+    ``flagged`` bool[n] or None those that no value can hold."""
 
     values: pa.Array
     empty: Bools
@@ -33,29 +35,24 @@ def decimals(words: NDArray[np.uint64], valid: Bools, dtype: pa.DataType) -> pa.
     return pa.Array.from_buffers(dtype, len(valid), [bitmap, pa.py_buffer(np.ascontiguousarray(words))])
 
 
-def picked(values: pa.Array, position: I64) -> pa.Array:
-    """``values`` at each position, null at -1."""
-    missing = position < 0
-    return values.take(pa.array(position, mask=missing if missing.any() else None))
-
-
-def lists(values: pa.Array, offsets: I64, position: I64) -> pa.Array:
-    """Lists of ``values``: list i holds those at ``position[offsets[i]:offsets[i + 1]]``; an empty one is null."""
+def lists(values: Values, offsets: I64, position: I64) -> pa.Array:
+    """Lists of ``values``: list i holds those at ``position[offsets[i]:offsets[i + 1]]``; an empty one is
+    null."""
     empty = offsets[1:] == offsets[:-1]
     made = pa.ListArray.from_arrays(
-        pa.array(offsets.astype(np.int32)), values.take(pa.array(position)), mask=pa.array(empty)
+        pa.array(offsets.astype(np.int32)), values.at(position), mask=pa.array(empty)
     )
     return made
 
 
-def maps(keys: pa.Array, offsets: I64, position: I64, counts: I64) -> pa.Array:
+def maps(keys: Values, offsets: I64, position: I64, counts: I64) -> pa.Array:
     """Maps from ``keys`` at ``position`` to ``counts``, laid out as in ``lists``; an empty one is null."""
     starts = offsets.astype(np.int32)
     empty = offsets[1:] == offsets[:-1]
     # A null start is a null map; the next one's start is its end.
     nulls = np.append(empty, False)
     return pa.MapArray.from_arrays(
-        pa.array(starts, mask=nulls if nulls.any() else None), keys.take(pa.array(position)), pa.array(counts)
+        pa.array(starts, mask=nulls if nulls.any() else None), keys.at(position), pa.array(counts)
     )
 
 
@@ -72,7 +69,8 @@ def with_default(feature: Feature, result: Result) -> pa.Array:
 def seconds(us: I64) -> NDArray[np.float64]:
     """Microseconds / 10^6, rounded once."""
     made: NDArray[np.float64] = us / 1e6
-    # Up to 2^53 the conversion is exact, so the division rounds alone; beyond it Python divides integers exactly.
+    # Up to 2^53 the conversion is exact, so the division rounds alone; beyond it Python divides integers
+    # exactly.
     for i in np.flatnonzero(np.abs(us) > 2**53):
         made[i] = int(us[i]) / 1_000_000
     return made

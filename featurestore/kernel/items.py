@@ -5,17 +5,22 @@ Two features with the same input, ``where`` and order expression share their ite
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.kernel.blocks import I64
-from featurestore.kernel.expression import Column, Node, columns
+from featurestore.kernel.expression import Column, Node
+from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.expression_eval import evaluate_bound
 from featurestore.kernel.feature import Feature
+from featurestore.kernel.versions import Timeline, single
+
+Columns = Mapping[str, pa.Array]
 
 
 @dataclass(frozen=True)
@@ -31,25 +36,54 @@ class ItemsKey:
     def of(cls, feature: Feature) -> ItemsKey:
         return cls(feature.input, feature.where, feature.order, feature.explode)
 
-    def columns(self) -> frozenset[str]:
-        nodes = [node for node in (self.input, self.where, self.order) if node is not None]
-        return frozenset().union(*(columns(node) for node in nodes))
+
+class Values:
+    """The values of items, without nulls, fetched from the log's order only when and where they are asked
+    for.
+
+    ``rows`` is int64[items], each item's place in ``column``; None: the column is in the items' order.
+    """
+
+    def __init__(self, column: pa.Array, rows: I64 | None) -> None:
+        self._column = column
+        self._rows = rows
+        self.dtype: pa.DataType = column.type
+
+    @cached_property
+    def array(self) -> pa.Array:
+        """All values, in the items' order."""
+        return self._column if self._rows is None else self._column.take(pa.array(self._rows))
+
+    def of(self, items: I64) -> Values:
+        """The values of some of the items, as items of their own."""
+        return Values(self._column, items if self._rows is None else self._rows[items])
+
+    def at(self, item: I64) -> pa.Array:
+        """The values of some items; null for -1."""
+        missing = item < 0
+        column, place = self._column, item
+        if "array" in self.__dict__:
+            column = self.array
+        elif self._rows is not None:
+            place = self._rows[item] if len(self._rows) else item
+        return column.take(pa.array(place, mask=missing if missing.any() else None))
 
 
 @dataclass(frozen=True)
 class Items:
     """Items in timeline order.
 
-    ``first`` is int64[facts + 1], the first item of each fact, or None when each fact is one item; ``fact`` is
-    int64[items], each item's fact (None likewise). ``values`` and ``order`` are the inputs and order values, without
-    nulls; None where the feature has none. ``flagged``: overflows and casts that gave null while computing them.
+    ``first`` is int64[facts + 1], the first item of each fact, or None when each fact is one item; ``fact``
+    is int64[items], each item's fact (None likewise). ``values`` and ``order`` are the inputs and order
+    values, without nulls; None where the feature has none. ``flagged``: overflows and casts that gave null
+    while computing them.
     """
 
     count: int
     first: I64 | None
     fact: I64 | None
-    values: pa.Array | None
-    order: pa.Array | None
+    values: Values | None
+    order: Values | None
     flagged: int
 
     def fact_of(self, item: I64) -> I64:
@@ -61,41 +95,45 @@ class Items:
         return np.where(item < 0, -1, self.fact[item])
 
 
-def items(key: ItemsKey, table: Mapping[str, pa.Array], facts: int) -> Items:
-    """Evaluate a key's expressions over facts in timeline order and keep what counts."""
+def items(
+    key: ItemsKey, table: pa.Table, timeline: Timeline, columns: Callable[[frozenset[str]], Columns]
+) -> Items:
+    """Evaluate a key's expressions over facts in timeline order and keep what counts.
+
+    ``columns`` gives columns of ``table`` in timeline order, for expressions; a bare column stays where it
+    is.
+    """
     keep = None
     flagged = 0
-    parts: dict[str, pa.Array] = {}
+    parts: dict[str, Values] = {}
     for name, node in (("where", key.where), ("input", key.input), ("order", key.order)):
         if node is None:
             continue
-        if isinstance(node, Column):
+        if isinstance(node, Column) and name != "where":
             # What was cast from a log is canonical already.
-            array = table[node.name]
+            array = single(table, node.name)
+            parts[name] = Values(array, timeline.row)
+            mask = array.is_valid().to_numpy(zero_copy_only=False)[timeline.row] if array.null_count else None
         else:
-            evaluated = evaluate_bound(node, table, facts)
+            evaluated = evaluate_bound(node, columns(columns_of(node)), timeline.facts)
             flagged += evaluated.flagged
             array = evaluated.array
-        if name == "where":
-            mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
-        elif array.null_count:
-            mask = array.is_valid().to_numpy(zero_copy_only=False)
-        else:
-            mask = None
+            parts[name] = Values(array, None)
+            if name == "where":
+                mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
+            else:
+                mask = array.is_valid().to_numpy(zero_copy_only=False) if array.null_count else None
         if mask is not None:
             keep = mask if keep is None else keep & mask
-        if name != "where":
-            parts[name] = array
     first = fact = None
     if keep is not None and not keep.all():
         fact = np.flatnonzero(keep)
-        first = np.zeros(facts + 1, np.int64)
+        first = np.zeros(timeline.facts + 1, np.int64)
         np.cumsum(keep, out=first[1:])
-        index = pa.array(fact)
-        parts = {name: array.take(index) for name, array in parts.items()}
+        parts = {name: values.of(fact) for name, values in parts.items()}
     if key.explode:
-        return _exploded(parts["input"], facts, first, fact, flagged)
-    count = facts if fact is None else len(fact)
+        return _exploded(parts["input"].array, timeline.facts, first, fact, flagged)
+    count = timeline.facts if fact is None else len(fact)
     return Items(count, first, fact, parts.get("input"), parts.get("order"), flagged)
 
 
@@ -110,4 +148,4 @@ def _exploded(lists: pa.Array, facts: int, first: I64 | None, fact: I64 | None, 
     counts = np.bincount(owner, minlength=facts) if facts else np.zeros(0, np.int64)
     first = np.zeros(facts + 1, np.int64)
     np.cumsum(counts, out=first[1:])
-    return Items(len(elements), first, owner, elements, None, flagged)
+    return Items(len(elements), first, owner, Values(elements, None), None, flagged)

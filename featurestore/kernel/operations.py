@@ -1,7 +1,7 @@
 """Every operation, defined once: its parameters, what it takes, what it gives.
 
-Names, the docs' table, validation and result types are derived from ``OPERATIONS``. Importing this module is cheap:
-the loops that compute are elsewhere in the kernel.
+Names, the docs' table, validation and result types are derived from ``OPERATIONS``. Importing this module is
+cheap: the loops that compute are elsewhere in the kernel.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ ORDERED = ("int64", "float64", "decimal", "bool", "string", "uuid", "timestamp",
 class Operation:
     """One operation.
 
-    ``takes`` are the kinds of input (after lists are exploded, unless ``whole_lists``); empty = any. ``column`` is
-    "none", "optional" or "required". ``result`` maps (input type, parameters) to the result's type. ``zero_when_empty``:
-    the empty set gives 0 instead of null. ``label`` is the operation's part of a feature's name.
+    ``takes`` are the kinds of input (after lists are exploded, unless ``whole_lists``); empty = any.
+    ``column`` is "none", "optional" or "required". ``result`` maps (input type, parameters) to the result's
+    type. ``zero_when_empty``: the empty set gives 0 instead of null. ``label`` is the operation's part of a
+    feature's name.
     """
 
     name: str
@@ -143,10 +144,12 @@ _ALL = (
         takes=_NUMERIC, parameters=("q",), required=("q",), label=_percentile_label,
     ),
     Operation(
-        "time_since_first", "seconds since the earliest fact", _fixed(FLOAT64), column="optional", whole_lists=True,
+        "time_since_first", "seconds since the earliest fact", _fixed(FLOAT64),
+        column="optional", whole_lists=True,
     ),
     Operation(
-        "time_since_last", "seconds since the latest fact", _fixed(FLOAT64), column="optional", whole_lists=True,
+        "time_since_last", "seconds since the latest fact", _fixed(FLOAT64),
+        column="optional", whole_lists=True,
     ),
     Operation("bool_any", "true when any is true", _fixed(BOOL), takes=("bool",)),
     Operation("bool_all", "true when all are true", _fixed(BOOL), takes=("bool",)),

@@ -1,7 +1,7 @@
 """Each operation over the items that each question sees: one small function an operation.
 
-``OPERATORS`` has one for every name in ``operations.OPERATIONS``. An operator is given ``Work`` and returns a ``Result``
-in the questions' sorted order; what a question sees was settled when the edges were made.
+``OPERATORS`` has one for every name in ``operations.OPERATIONS``. An operator is given ``Work`` and returns a
+``Result`` in the questions' sorted order; what a question sees was settled when the edges were made.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.kernel import distinct, moments, sums
-from featurestore.kernel.blocks import Bools, I64
+from featurestore.kernel.blocks import I64, Bools
 from featurestore.kernel.edges import Edges
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.finish import Result, decimals, lists, maps, numbers, picked, seconds
-from featurestore.kernel.items import Items
+from featurestore.kernel.finish import Result, decimals, lists, maps, numbers, seconds
+from featurestore.kernel.items import Items, Values
 from featurestore.kernel.quantile import quantile
 from featurestore.kernel.questions import Questions
 from featurestore.kernel.ranked import entity_order, entity_ranks, extreme, k_extreme, order_codes
@@ -50,10 +50,16 @@ class Work:
 
     @property
     def empty(self) -> Bools:
-        return self.edges.hi == self.edges.lo
+        made: Bools = self.edges.hi == self.edges.lo
+        return made
 
     @property
     def values(self) -> pa.Array:
+        """All values, as one array."""
+        return self.inputs.array
+
+    @property
+    def inputs(self) -> Values:
         assert self.items.values is not None
         return self.items.values
 
@@ -78,7 +84,9 @@ def _count(work: Work) -> Result:
 def _sum(work: Work) -> Result:
     match work.feature.input_type.kind:
         case "int64":
-            totals, valid, flagged = sums.integer_sum(_integers(work.values), work.edges, threads=work.threads)
+            totals, valid, flagged = sums.integer_sum(
+                _integers(work.values), work.edges, threads=work.threads
+            )
             return work.of_value(numbers(totals, valid), flagged=flagged)
         case "decimal":
             words, valid, flagged = sums.decimal_sum(_words(work.values), work.edges, threads=work.threads)
@@ -98,13 +106,17 @@ def _mean(work: Work) -> Result:
         case "int64":
             means, valid = sums.integer_mean(_integers(work.values), work.edges, threads=work.threads)
         case "decimal":
-            means, valid = sums.decimal_mean(_words(work.values), dtype.scale, work.edges, threads=work.threads)
+            means, valid = sums.decimal_mean(
+                _words(work.values), dtype.scale, work.edges, threads=work.threads
+            )
         case _:
             means, valid = sums.float_mean(_floats(work.values), work.edges, threads=work.threads)
     return work.of_value(numbers(means, valid))
 
 
-def _moment(name: moments.Statistic, sample_name: moments.Statistic | None = None) -> Callable[[Work], Result]:
+def _moment(
+    name: moments.Statistic, sample_name: moments.Statistic | None = None
+) -> Callable[[Work], Result]:
     def operator(work: Work) -> Result:
         statistic = sample_name if sample_name is not None and work.feature.parameter("sample") else name
         dtype, edges, threads = work.feature.input_type, work.edges, work.threads
@@ -125,7 +137,7 @@ def _extreme_value(*, largest: bool) -> Callable[[Work], Result]:
     def operator(work: Work) -> Result:
         # NaN is made the last choice; it wins only where there is nothing else.
         codes = order_codes(work.values, nan="least" if largest else "greatest")
-        return work.of_value(picked(work.values, _most(work, codes, largest=largest)))
+        return work.of_value(work.inputs.at(_most(work, codes, largest=largest)))
 
     return operator
 
@@ -138,10 +150,10 @@ def _most(work: Work, codes: I64, *, largest: bool) -> I64:
 def _extreme_by(*, largest: bool) -> Callable[[Work], Result]:
     def operator(work: Work) -> Result:
         assert work.items.order is not None
-        codes = order_codes(work.items.order, nan="least" if largest else "greatest")
+        codes = order_codes(work.items.order.array, nan="least" if largest else "greatest")
         # The later of two equals is the larger; the complement turns the order round and keeps that.
         position = _most(work, codes if largest else ~codes, largest=True)
-        return work.of_value(picked(work.values, position))
+        return work.of_value(work.inputs.at(position))
 
     return operator
 
@@ -149,7 +161,7 @@ def _extreme_by(*, largest: bool) -> Callable[[Work], Result]:
 def _end(*, last: bool) -> Callable[[Work], Result]:
     def operator(work: Work) -> Result:
         position = extreme(None, work.edges, work.blocks, largest=last, threads=work.threads)
-        return work.of_value(picked(work.values, position))
+        return work.of_value(work.inputs.at(position))
 
     return operator
 
@@ -163,7 +175,7 @@ def _k(work: Work) -> int:
 def _k_ends(*, last: bool) -> Callable[[Work], Result]:
     def operator(work: Work) -> Result:
         found = k_extreme(None, work.edges, work.blocks, _k(work), largest=last, threads=work.threads)
-        return work.of_value(lists(work.values, *found))
+        return work.of_value(lists(work.inputs, *found))
 
     return operator
 
@@ -179,7 +191,7 @@ def _k_extremes(*, largest: bool) -> Callable[[Work], Result]:
         found = k_extreme(
             order, work.edges, work.blocks, _k(work), largest=largest, skip=skip, threads=work.threads
         )
-        return work.of_value(lists(work.values, *found))
+        return work.of_value(lists(work.inputs, *found))
 
     return operator
 
@@ -194,17 +206,19 @@ def _count_distinct(work: Work) -> Result:
 
 
 def _distinct_k(work: Work) -> Result:
-    return work.of_value(lists(work.values, *distinct.distinct_k(*_ranks(work), _k(work), threads=work.threads)))
+    return work.of_value(
+        lists(work.inputs, *distinct.distinct_k(*_ranks(work), _k(work), threads=work.threads))
+    )
 
 
 def _mode(work: Work) -> Result:
-    return work.of_value(picked(work.values, distinct.mode(*_ranks(work), threads=work.threads)))
+    return work.of_value(work.inputs.at(distinct.mode(*_ranks(work), threads=work.threads)))
 
 
 def _histogram(work: Work) -> Result:
     k = work.feature.parameter("k")
     found = distinct.histogram(*_ranks(work), k=k if isinstance(k, int) else -1, threads=work.threads)
-    return work.of_value(maps(work.values, *found))
+    return work.of_value(maps(work.inputs, *found))
 
 
 def _percentile(work: Work) -> Result:

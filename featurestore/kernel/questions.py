@@ -10,15 +10,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from featurestore.kernel.blocks import Bools, I64, grouped, sort_blocks
+from featurestore.kernel.blocks import I64, Bools, grouped, sort_blocks
 
 
 @dataclass(frozen=True)
 class Questions:
     """Questions sorted by (entity, as_of).
 
-    ``offsets`` int64[entities + 1]; ``as_of`` int64[questions], microseconds; ``asked`` int64[questions], the place in the
-    order they were asked in; ``answers`` int64[all asked], where each asked one's answer is, -1 for one without a time.
+    ``offsets`` int64[entities + 1]; ``as_of`` int64[questions], microseconds; ``asked`` int64[questions], the
+    place in the order they were asked in; ``answers`` int64[all asked], where each asked one's answer is, -1
+    for one without a time.
     """
 
     offsets: I64
@@ -32,10 +33,15 @@ class Questions:
 
 
 def questions(
-    codes: I64, as_of: I64, entities: int, *, timed: Bools | None = None, threads: ThreadPoolExecutor | None = None
+    codes: I64,
+    as_of: I64,
+    entities: int,
+    *,
+    timed: Bools | None = None,
+    threads: ThreadPoolExecutor | None = None,
 ) -> Questions:
-    """Sort questions. ``codes`` int64[n] numbers their entities (0 to entities - 1), ``as_of`` int64[n] their times,
-    ``timed`` bool[n] those that have one (default: all)."""
+    """Sort questions. ``codes`` int64[n] numbers their entities (0 to entities - 1), ``as_of`` int64[n] their
+    times, ``timed`` bool[n] those that have one (default: all)."""
     if timed is not None and not timed.all():
         codes = np.where(timed, codes, -1)
     offsets, order = grouped(codes, entities)

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 KnownAt = int | Literal["as_of"] | None
-"""The horizon of knowledge: None = everything, an instant = only what was available strictly before it, "as_of" = for
-each question what was available strictly before its own time."""
+"""The horizon of knowledge: None = everything, an instant = only what was available strictly before it,
+"as_of" = for each question what was available strictly before its own time."""
 
 
 @dataclass(frozen=True)
@@ -15,10 +15,11 @@ class Roles:
     """The columns of an event source's versions table that the kernel reads by their part.
 
     ``event_time``: when it happened. ``id``: what identifies the event within its entity, () for none.
-    ``available_at``: when the platform could first have known the version; None = ``event_time``. ``version`` ranks an
-    event's versions before ``available_at``. ``deleted``: true retracts. ``order_by`` orders facts of one event time.
-    ``content``: the columns that make two versions equal (all declared ones but ``available_at``); () where nothing
-    asked for depends on the order of facts of one event time, and there is no ``id``.
+    ``available_at``: when the platform could first have known the version; None = ``event_time``. ``version``
+    ranks an event's versions before ``available_at``. ``deleted``: true retracts. ``order_by`` orders facts
+    of one event time. ``content``: the columns that make two versions equal (all declared ones but
+    ``available_at``); () where nothing asked for depends on the order of facts of one event time, and there
+    is no ``id``.
     """
 
     event_time: str

@@ -1,7 +1,8 @@
 """Which version of each fact counts, and when: from a log's versions to timelines.
 
-Time: ``start`` and ``end`` are instants of question time. A version is live for the questions T in (start, end]: it is
-not seen by a question at exactly its ``available_at``, it is still seen by one at exactly its successor's.
+Time: ``start`` and ``end`` are instants of question time. A version is live for the questions T in (start,
+end]: it is not seen by a question at exactly its ``available_at``, it is still seen by one at exactly its
+successor's.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import READ, Bools, I64, grouped, repeated, sort_blocks, ties
+from featurestore.kernel.blocks import I64, READ, Bools, grouped, repeated, sort_blocks, ties
 from featurestore.kernel.compiled import compiled
 from featurestore.kernel.content import content_hash, hash64
 from featurestore.kernel.ranked import order_codes
@@ -33,9 +34,10 @@ HASH_COLUMN = "__hash"
 class Timeline:
     """Facts in order, entity by entity.
 
-    ``offsets`` int64[entities + 1]; ``row`` int64[facts], each fact's row in the versions table; ``event_time``
-    int64[facts], never decreasing within an entity. ``start`` and ``end`` int64[facts] bound the questions that can see
-    the fact, besides its window; both None: all can, and the timeline is *settled*.
+    ``offsets`` int64[entities + 1]; ``row`` int64[facts], each fact's row in the versions table;
+    ``event_time`` int64[facts], never decreasing within an entity. ``start`` and ``end`` int64[facts] bound
+    the questions that can see the fact, besides its window; both None: all can, and the timeline is
+    *settled*.
     """
 
     offsets: I64
@@ -55,8 +57,9 @@ class Timeline:
 
 @dataclass(frozen=True)
 class Counts:
-    """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content), ``corrections``
-    (same identity, other content), ``retracted`` identities whose last version is a retraction."""
+    """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content),
+    ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a
+    retraction."""
 
     versions: int
     duplicates: int
@@ -80,7 +83,8 @@ def single(table: pa.Table, name: str) -> pa.Array:
 
 
 def row_hashes(table: pa.Table, rows: I64, roles: Roles) -> NDArray[np.uint64]:
-    """Content hashes uint64[rows, 2] of some rows of a versions table, as stored or computed from the content."""
+    """Content hashes uint64[rows, 2] of some rows of a versions table, as stored or computed from the
+    content."""
     part = table.take(pa.array(rows))
     if HASH_COLUMN in table.column_names:
         stored = single(part, HASH_COLUMN)
@@ -102,7 +106,9 @@ def _sortable(array: pa.Array) -> I64:
 def _identity_hash(table: pa.Table, ids: tuple[str, ...]) -> I64:
     mixed = hash64(single(table, ids[0]))
     for name in ids[1:]:
-        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + hash64(single(table, name))
+        mixed = (mixed ^ (mixed >> np.uint64(29))) * np.uint64(0xBF58476D1CE4E5B9) + hash64(
+            single(table, name)
+        )
     made: I64 = mixed.view(np.int64)
     return made
 
@@ -190,7 +196,8 @@ def _deleted(table: pa.Table, rows: I64, roles: Roles) -> Bools:
 def _break_ties(
     table: pa.Table, offsets: I64, order: I64, in_order: I64, roles: Roles, threads: ThreadPoolExecutor | None
 ) -> None:
-    """Order the facts of one entity and event_time by ``order_by`` (nulls first), id, content hash; in place."""
+    """Order the facts of one entity and event_time by ``order_by`` (nulls first), id, content hash; in
+    place."""
     tied = ties(offsets, in_order, threads=threads)
     if not tied.any():
         return
@@ -216,9 +223,10 @@ def timeline(
 ) -> tuple[Timeline, Counts]:
     """The timelines of a versions table as known at ``known_at``.
 
-    ``table`` holds the declared columns; ``codes`` int64[rows] numbers each row's entity, 0 to entities - 1, or less than
-    0 for a row of no entity. First what ``known_at`` knows is kept (``available_at`` strictly before it), then each
-    identity's version is chosen, then facts are put in timeline order (semantics, sections 2 and 3).
+    ``table`` holds the declared columns; ``codes`` int64[rows] numbers each row's entity, 0 to entities - 1,
+    or less than 0 for a row of no entity. First what ``known_at`` knows is kept (``available_at`` strictly
+    before it), then each identity's version is chosen, then facts are put in timeline order (semantics,
+    sections 2 and 3).
     """
     event_time = instants(single(table, roles.event_time), null=NEVER)
     if roles.available_at is not None:
@@ -258,9 +266,7 @@ def timeline(
     if follows and bool((available > event_time)[alone].any()):
         start = available
     if chosen is not None:
-        counts = Counts(
-            known, chosen.duplicates, chosen.corrections, counts.retracted + chosen.retracted
-        )
+        counts = Counts(known, chosen.duplicates, chosen.corrections, counts.retracted + chosen.retracted)
         stays = alone.copy()
         stays[chosen.rows] = True
         if follows:

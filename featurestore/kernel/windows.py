@@ -1,7 +1,7 @@
 """Window edges: for each question, which facts of its entity's timeline it sees.
 
-The facts in ``[as_of - delay - window, as_of - delay)``, half-open: one at exactly ``as_of - delay`` is excluded, one at
-exactly ``as_of - delay - window`` is included. Without a window the span has no beginning.
+The facts in ``[as_of - delay - window, as_of - delay)``, half-open: one at exactly ``as_of - delay`` is
+excluded, one at exactly ``as_of - delay - window`` is included. Without a window the span has no beginning.
 """
 
 from __future__ import annotations
@@ -56,7 +56,16 @@ def _first_at_or_after(times: I64, begin: int, end: int, t: int) -> int:
 
 @compiled(f"void({READ}, {READ}, {READ}, {READ}, i8, i8, i8[::1], i8[::1], i8, i8)")
 def _settled(
-    offsets: I64, event_time: I64, asked: I64, as_of: I64, window: int, delay: int, lo: I64, hi: I64, e0: int, e1: int
+    offsets: I64,
+    event_time: I64,
+    asked: I64,
+    as_of: I64,
+    window: int,
+    delay: int,
+    lo: I64,
+    hi: I64,
+    e0: int,
+    e1: int,
 ) -> None:
     for e in range(e0, e1):
         a = offsets[e]
@@ -136,7 +145,8 @@ def fact_edges(
     if timeline.start is None and timeline.end is None:
         shared_out(
             lambda e0, e1: _settled(
-                timeline.offsets, timeline.event_time, questions.offsets, questions.as_of, window, delay_us, lo, hi, e0, e1
+                timeline.offsets, timeline.event_time, questions.offsets, questions.as_of, window, delay_us,
+                lo, hi, e0, e1,
             ),
             timeline.offsets, n, threads,
         )  # fmt: skip
@@ -174,7 +184,8 @@ def _expanded(entries: I64, first: I64) -> tuple[I64, I64]:
 
 
 def item_edges(edges: Edges, first: I64 | None) -> Edges:
-    """The same edges over items: fact i stands for the items ``[first[i], first[i + 1])``, none, one or several.
+    """The same edges over items: fact i stands for the items ``[first[i], first[i + 1])``, none, one or
+    several.
 
     ``first`` is int64[facts + 1]; None: each fact is one item.
     """
@@ -182,10 +193,22 @@ def item_edges(edges: Edges, first: I64 | None) -> Edges:
         return edges
     if edges.ordered:
         return Edges(
-            NO_ENTRIES, NO_ENTRIES, first[edges.offsets], edges.questions, first[edges.hi], first[edges.lo], ordered=True
+            NO_ENTRIES,
+            NO_ENTRIES,
+            first[edges.offsets],
+            edges.questions,
+            first[edges.hi],
+            first[edges.lo],
+            ordered=True,
         )
     enter, entered = _expanded(edges.enter, first)
     leave, left = _expanded(edges.leave, first)
     return Edges(
-        enter, leave, entered[edges.offsets], edges.questions, entered[edges.hi], left[edges.lo], ordered=False
+        enter,
+        leave,
+        entered[edges.offsets],
+        edges.questions,
+        entered[edges.hi],
+        left[edges.lo],
+        ordered=False,
     )

@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from featurestore.dsl.log import CSV, JSONLines, Log, Parquet
-from featurestore.dtypes import from_arrow
+from featurestore.dtypes import STRING, TIMESTAMP, from_arrow
 from featurestore.errors import LogError
 from featurestore.log.cast import cast_table
 from featurestore.log.scan import scan
@@ -37,10 +37,8 @@ def read_spine(path: Path, root: Path) -> pa.Table:
             if tables
             else pa.table({name: pa.array([], kind) for name, kind in raw.items()})
         )
-    types = {name: found for name, kind in raw.items() if (found := from_arrow(kind)) is not None}
-    types = {
-        name: dtype if dtype.kind != "timestamp" else from_arrow(pa.string()) for name, dtype in types.items()
-    }  # type: ignore[misc]
+    types = {name: from_arrow(kind) or STRING for name, kind in raw.items()}
+    types = {name: STRING if dtype == TIMESTAMP else dtype for name, dtype in types.items()}
     parts = [cast_table(table, types, timezone="UTC", time_unit=None).table for table in tables]
     return (
         pa.concat_tables(parts)

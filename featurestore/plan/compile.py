@@ -1,7 +1,7 @@
 """From declarations to plans: expressions parsed and bound, types checked, names resolved.
 
-A source's columns are handed in, so that a plan is made without touching a log. Everything that an author can get wrong
-is reported here with the name of its view.
+A source's columns are handed in, so that a plan is made without touching a log. Everything that an author can
+get wrong is reported here with the name of its view.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ RESERVED = "__"
 
 
 def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan:
-    """A source over the declared ``columns``; checks that each column that plays a part exists and can play it."""
+    """A source over the declared ``columns``; checks that each column that plays a part exists and can play
+    it."""
     label = f'source "{source.name}"'
     for name in columns:
         if name.startswith(RESERVED):
@@ -40,7 +41,9 @@ def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan
             )
     for name in source.structural:
         if name not in columns:
-            raise DefinitionError(f'{label}: no column "{name}"', hint=suggestion(name, columns, what="columns"))
+            raise DefinitionError(
+                f'{label}: no column "{name}"', hint=suggestion(name, columns, what="columns")
+            )
     for part, allowed in (
         ("event_time", ("timestamp",)),
         ("available_at", ("timestamp",)),
@@ -56,19 +59,20 @@ def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan
     for name in source.ids:
         if columns[name].kind not in ORDERED:
             raise DefinitionError(f'{label}: id "{name}" is {columns[name]}', hint="an id is a scalar")
-    content = tuple(name for name in columns if name != source.available_at)
-    if source.available_at == source.event_time:
-        content = tuple(columns)
+    # What is known when it happens is known without a column that says so.
+    available_at = None if source.available_at == source.event_time else source.available_at
     roles = Roles(
         event_time=source.event_time,
         id=source.ids,
-        available_at=source.available_at,
+        available_at=available_at,
         version=source.version,
         deleted=source.deleted,
         order_by=source.order_by,
-        content=content,
+        content=tuple(name for name in columns if name != available_at),
     )
-    return SourcePlan(source.name, source.log, tuple(columns.items()), roles, source.timezone, source.time_unit)
+    return SourcePlan(
+        source.name, source.log, tuple(columns.items()), roles, source.timezone, source.time_unit
+    )
 
 
 def entity_plan(entity: Entity, source: SourcePlan, label: str) -> EntityPlan:
@@ -92,7 +96,9 @@ def view_plan(view: FeatureView, source: SourcePlan) -> ViewPlan:
     """A feature view over its source's plan."""
     label = f'feature view "{view.name}"'
     features = [
-        feature for aggregation in view.features for feature in _features(view.name, aggregation, source, label)
+        feature
+        for aggregation in view.features
+        for feature in _features(view.name, aggregation, source, label)
     ]
     return ViewPlan(view.name, entity_plan(view.entity, source, label), source, tuple(features))
 
@@ -103,8 +109,8 @@ def _bound(text: str, source: SourcePlan, label: str) -> tuple[Node, DType]:
         node = bind(parse(text), schema)
         return node, infer(node, schema)
     except DefinitionError as error:
-        raise type(error)(f'{label}: {error.fact} in source "{source.name}"'
-                          if error.fact.startswith("no column") else f"{label}: {error.fact}", hint=error.hint) from None  # fmt: skip
+        where = f' in source "{source.name}"' if error.fact.startswith("no column") else ""
+        raise type(error)(f"{label}: {error.fact}{where}", hint=error.hint) from None
 
 
 def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: str) -> Iterable[Feature]:
@@ -136,7 +142,9 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
     if isinstance(text := parameters.get("order"), str):
         order, kind = _bound(text, source, label)
         if kind.kind not in ORDERED:
-            raise DefinitionError(f'{what}: order="{text}" is {kind}', hint=f"order takes {', '.join(ORDERED)}")
+            raise DefinitionError(
+                f'{what}: order="{text}" is {kind}', hint=f"order takes {', '.join(ORDERED)}"
+            )
     result = operation.result(dtype, parameters)
     default = checked_default(aggregation.default, result, what)
     for name, window in aggregation.feature_names():
@@ -158,7 +166,8 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
 
 
 def checked_default(value: object, dtype: DType, what: str) -> object:
-    """A ``default=`` as the Python value that Arrow holds for ``dtype``; DefinitionError where it can't hold it."""
+    """A ``default=`` as the Python value that Arrow holds for ``dtype``; DefinitionError where it can't hold
+    it."""
     if value is None:
         return None
     match dtype.kind:
@@ -210,7 +219,9 @@ def resolve(references: Iterable[str], views: Mapping[str, ViewPlan]) -> list[Fe
         name, colon, feature_name = reference.partition(":")
         view = views.get(name)
         if view is None:
-            raise UnknownNameError(f'no feature view "{name}"', hint=suggestion(name, views, what="feature views"))
+            raise UnknownNameError(
+                f'no feature view "{name}"', hint=suggestion(name, views, what="feature views")
+            )
         chosen = view.features if not colon else (view.feature(feature_name),)
         for feature in chosen:
             if feature is None:

@@ -49,7 +49,8 @@ def _choice(view: ViewPlan) -> str:
         return "every row is a fact"
     rank = [name for name in (roles.version, roles.available_at or roles.event_time, "content hash") if name]
     retract = f"; {roles.deleted} retracts" if roles.deleted else ""
-    return f"of each ({', '.join(roles.id)}) the version that known_at knows and that ranks last by {', '.join(rank)}{retract}"
+    ids, by = ", ".join(roles.id), ", ".join(rank)
+    return f"of each ({ids}) the version that known_at knows and that ranks last by {by}{retract}"
 
 
 def _edges(features: Sequence[Feature]) -> dict[tuple[str, int | None, int, str], list[Feature]]:
@@ -68,4 +69,5 @@ def _step(feature: Feature) -> str:
     order = "" if feature.order is None else f" by {canonical(feature.order)}"
     parameters = "".join(f", {key}={value}" for key, value in feature.parameters if key != "order")
     default = "" if feature.default is None else f", default {feature.default!r}"
-    return f"{feature.name} {feature.dtype} = {feature.op}({what}{order}{parameters}){default}: {feature.operation.doc}"
+    call = f"{feature.op}({what}{order}{parameters}){default}"
+    return f"{feature.name} {feature.dtype} = {call}: {feature.operation.doc}"

@@ -87,7 +87,8 @@ class ViewPlan:
 
     @property
     def timeline_fingerprint(self) -> str:
-        """What the facts of a timeline depend on, its columns apart: the source, its parts and the entity's keys."""
+        """What the facts of a timeline depend on, its columns apart: the source, its parts and the entity's
+        keys."""
         source, roles = self.source, self.source.roles
         return fingerprint(
             {
@@ -102,7 +103,9 @@ class ViewPlan:
                 "deleted": roles.deleted,
                 "order_by": roles.order_by,
                 "entity": self.entity.name,
-                "keys": [[key, str(dtype)] for key, dtype in zip(self.entity.keys, self.entity.dtypes, strict=True)],
+                "keys": [
+                    [key, str(dtype)] for key, dtype in zip(self.entity.keys, self.entity.dtypes, strict=True)
+                ],
             }
         )
 

@@ -36,7 +36,8 @@ def encode(plan: ViewPlan | ServicePlan | SourcePlan) -> str:
 
 
 def decode(text: str) -> Any:
-    """The plan that ``encode`` made the text of; StoreVersionError where this version doesn't know a part of it."""
+    """The plan that ``encode`` made the text of; StoreVersionError where this version doesn't know a part of
+    it."""
     return _decoded(json.loads(text))
 
 

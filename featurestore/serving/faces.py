@@ -1,7 +1,7 @@
 """The JSON face of values: every bit of a value survives the trip.
 
-Floats are shortest round-trip numbers, or "NaN", "Infinity", "-Infinity"; decimals and map keys are text; instants are ISO
-8601 with Z; bytes are base64.
+Floats are shortest round-trip numbers, or "NaN", "Infinity", "-Infinity"; decimals and map keys are text;
+instants are ISO 8601 with Z; bytes are base64.
 """
 
 from __future__ import annotations
@@ -21,15 +21,24 @@ def json_values(array: pa.Array, dtype: DType) -> list[object]:
             made: list[object] = array.to_pylist()
             return made
         case "float64":
-            return [value if value is None or math.isfinite(value) else _named(value) for value in array.to_pylist()]
+            return [
+                value if value is None or math.isfinite(value) else _named(value)
+                for value in array.to_pylist()
+            ]
         case "decimal":
             return [None if value is None else format(value, "f") for value in array.to_pylist()]
         case "timestamp":
-            return [None if value is None else instant_text(value) for value in array.cast(pa.int64()).to_pylist()]
+            return [
+                None if value is None else instant_text(value) for value in array.cast(pa.int64()).to_pylist()
+            ]
         case "date":
-            return [None if value is None else date_text(value) for value in array.cast(pa.int32()).to_pylist()]
+            return [
+                None if value is None else date_text(value) for value in array.cast(pa.int32()).to_pylist()
+            ]
         case "binary":
-            return [None if value is None else base64.b64encode(value).decode() for value in array.to_pylist()]
+            return [
+                None if value is None else base64.b64encode(value).decode() for value in array.to_pylist()
+            ]
     offsets = array.offsets.to_pylist()
     valid = array.is_valid().to_pylist()
     assert dtype.item is not None
@@ -43,7 +52,8 @@ def json_values(array: pa.Array, dtype: DType) -> list[object]:
         ]
     items = json_values(array.values, dtype.item)
     return [
-        items[begin:end] if there else None for begin, end, there in zip(offsets, offsets[1:], valid, strict=False)
+        items[begin:end] if there else None
+        for begin, end, there in zip(offsets, offsets[1:], valid, strict=False)
     ]
 
 

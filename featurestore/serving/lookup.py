@@ -1,7 +1,7 @@
 """Lookup: keys and a time go in, feature vectors come out, all of one state of the store.
 
-A question at ``as_of`` is about what was strictly before it. The values come from the kernel that makes training sets,
-over the timelines that backfill and push have written.
+A question at ``as_of`` is about what was strictly before it. The values come from the kernel that makes
+training sets, over the timelines that backfill and push have written.
 """
 
 from __future__ import annotations
@@ -13,19 +13,18 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.dtypes import DType, parse
+from featurestore.dtypes import DType
 from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.kernel.evaluate import Answers, answer
+from featurestore.kernel.expression import columns
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import Questions, questions
 from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.versions import HASH_COLUMN, Timeline, timeline
 from featurestore.log.cast import cast_rows
-from featurestore.plan.nodes import EntityPlan
+from featurestore.serving.entity_facts import EntityFacts, StoredTimeline
 from featurestore.serving.vectors import FeatureVector, FeatureVectors
 from featurestore.store import Snapshot, Store
 from featurestore.store.entity_key import encode_key
-from featurestore.store.payload import decode_runs
 from featurestore.store.registry import AppliedView, Registry, read_registry
 
 I64 = NDArray[np.int64]
@@ -40,22 +39,14 @@ class Chosen:
     feature: Feature
 
 
-@dataclass(frozen=True)
-class EntityFacts:
-    """The facts of some entities of one timeline version, as known at the question's horizon."""
-
-    table: pa.Table
-    schema: Mapping[str, DType]
-    timeline: Timeline
-
-
 class Lookup:
-    """Answers requests from a store. Holds nothing that a commit could make stale: the registry is kept under the number
-    of the commit that changed it last."""
+    """Answers requests from a store. Holds nothing that a commit could make stale: the registry is kept under
+    the number of the commit that changed it last."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
         self._registry: Registry | None = None
+        self._timelines: dict[int, StoredTimeline] = {}
 
     def registry(self, snapshot: Snapshot) -> Registry:
         """The registry as ``snapshot`` has it."""
@@ -78,16 +69,16 @@ class Lookup:
         times = np.asarray([as_of] * rows if isinstance(as_of, int) else as_of, np.int64)
         if len(times) != rows:
             raise RequestError(
-                f"as_of has {len(times)} instants for {rows} entity rows", hint="give one instant, or one a row"
+                f"as_of has {len(times)} instants for {rows} entity rows",
+                hint="give one instant, or one a row",
             )
         with self._store.snapshot() as snapshot:
             registry = self.registry(snapshot)
             chosen = choose(registry, features, feature_service)
-            keys = _keys(chosen, entities)
+            keys = canonical_keys(chosen, entities)
             found: dict[tuple[str, str], FeatureVector] = {}
-            for group in _groups(chosen):
-                view = group[0].view
-                facts, codes, asked = _facts(snapshot, view, keys, times, group, known_at)
+            for group in groups(chosen):
+                facts, asked = self.facts(snapshot, group, keys, times, known_at)
                 answers = answer([one.feature for one in group], facts.timeline, facts.table, asked,
                                  latest=True)  # fmt: skip
                 found |= _vectors(group, answers)
@@ -101,12 +92,49 @@ class Lookup:
             view_versions={one.asked: one.view.version.version for one in chosen},
         )
 
+    def facts(
+        self,
+        snapshot: Snapshot,
+        group: Sequence[Chosen],
+        keys: Mapping[str, tuple[pa.Array, DType]],
+        times: I64,
+        known_at: KnownAt,
+        *,
+        whole: bool = False,
+    ) -> tuple[EntityFacts, Questions]:
+        """The facts of the entities asked for, of the timelines that all of ``group`` read, and the
+        questions.
+
+        ``whole``: with every key column, whether a feature reads it or not.
+        """
+        view = group[0].view
+        entity = view.plan.entity
+        rows = list(zip(*(keys[name][0].to_pylist() for name in entity.keys), strict=True))
+        numbers: dict[bytes, int] = {}
+        codes = np.empty(len(rows), np.int64)
+        for i, row in enumerate(rows):
+            # A null key belongs to no timeline.
+            encoded = b"" if None in row else encode_key(row, entity.dtypes)
+            codes[i] = numbers.setdefault(encoded, len(numbers))
+        payloads = snapshot.read(view.timeline.id, [key for key in numbers if key])
+        stored = self._timelines.get(view.timeline.id)
+        if stored is None:
+            stored = self._timelines[view.timeline.id] = StoredTimeline(view.timeline, entity.keys)
+        read = entity.keys if whole else _key_columns(group)
+        values = {}
+        if read:
+            firsts = np.unique(codes, return_index=True)[1].tolist()
+            values = {name: [rows[i][entity.keys.index(name)] for i in firsts] for name in read}
+        facts = stored.facts(numbers, payloads, values, view.plan.source.roles, known_at)
+        return facts, questions(codes, times, len(numbers))
+
 
 def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:
     """The features that references, or a service, name, in order, each once."""
     if (features is None) == (feature_service is None):
         raise RequestError(
-            "a request names either features or a feature_service", hint='as "features": ["card_activity:count_5m"]'
+            "a request names either features or a feature_service",
+            hint='as "features": ["card_activity:count_5m"]',
         )
     if feature_service is not None:
         service = registry.services.get(feature_service)
@@ -141,11 +169,15 @@ def _rows(entities: Mapping[str, Sequence[object]]) -> int:
     lengths = {name: len(values) for name, values in entities.items()}
     if len(set(lengths.values())) > 1:
         shown = ", ".join(f"{name} has {length}" for name, length in lengths.items())
-        raise RequestError(f"entity columns differ in length: {shown}", hint="give each column one value a row")
+        raise RequestError(
+            f"entity columns differ in length: {shown}", hint="give each column one value a row"
+        )
     return next(iter(lengths.values()))
 
 
-def _keys(chosen: Sequence[Chosen], entities: Mapping[str, Sequence[object]]) -> dict[str, tuple[pa.Array, DType]]:
+def canonical_keys(
+    chosen: Sequence[Chosen], entities: Mapping[str, Sequence[object]]
+) -> dict[str, tuple[pa.Array, DType]]:
     """Every key column of the request as its canonical type, in the order given."""
     wanted: dict[str, DType] = {}
     for one in chosen:
@@ -184,59 +216,24 @@ def _canonical(name: str, values: Sequence[object], dtype: DType) -> pa.Array:
     return cast.table.column(name).combine_chunks()
 
 
-def _groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
+def groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
     """Features that read the same timelines: they share one read and one sort."""
-    groups: dict[tuple[int, tuple[str, ...]], list[Chosen]] = {}
+    made: dict[tuple[int, tuple[str, ...]], list[Chosen]] = {}
     for one in chosen:
-        groups.setdefault((one.view.timeline.id, one.view.plan.entity.keys), []).append(one)
-    return list(groups.values())
+        made.setdefault((one.view.timeline.id, one.view.plan.entity.keys), []).append(one)
+    return list(made.values())
 
 
-def _facts(
-    snapshot: Snapshot,
-    view: AppliedView,
-    keys: Mapping[str, tuple[pa.Array, DType]],
-    times: I64,
-    group: Sequence[Chosen],
-    known_at: KnownAt,
-) -> tuple[EntityFacts, I64, Questions]:
-    """The facts of the entities asked for, and the questions about them."""
-    entity = view.plan.entity
-    rows = list(zip(*(keys[name][0].to_pylist() for name in entity.keys), strict=True))
-    numbers: dict[bytes, int] = {}
-    codes = np.empty(len(rows), np.int64)
-    for i, row in enumerate(rows):
-        # A null key belongs to no timeline.
-        encoded = b"" if None in row else encode_key(row, entity.dtypes)
-        codes[i] = numbers.setdefault(encoded, len(numbers))
-    payloads = snapshot.read(view.timeline.id, [key for key in numbers if key])
-    facts = entity_facts(view, entity, numbers, payloads, group, known_at)
-    return facts, codes, questions(codes, times, len(numbers))
-
-
-def entity_facts(
-    view: AppliedView,
-    entity: EntityPlan,
-    numbers: Mapping[bytes, int],
-    payloads: Mapping[bytes, Sequence[bytes]],
-    group: Sequence[Chosen],
-    known_at: KnownAt,
-) -> EntityFacts:
-    """The timelines of entities, numbered by ``numbers``, from their stored payloads."""
-    schema = {name: parse(dtype) for name, dtype in view.timeline.columns.items()}
-    stored = pa.schema(
-        [
-            *(pa.field(name, dtype.arrow) for name, dtype in schema.items() if name not in entity.keys),
-            pa.field(HASH_COLUMN, pa.binary(16)),
-        ]
-    )
-    order = list(payloads)
-    parts = [payload for key in order for payload in payloads[key]]
-    table, counts = decode_runs(parts, stored)
-    owner = np.repeat([numbers[key] for key in order], [len(payloads[key]) for key in order]).astype(np.int64)
-    codes = np.repeat(owner, counts)
-    made, _ = timeline(table, codes, len(numbers), view.plan.source.roles, known_at)
-    return EntityFacts(table, schema, made)
+def _key_columns(group: Sequence[Chosen]) -> list[str]:
+    """The entity's keys that a feature, or the order of facts, reads like any other column."""
+    plan = group[0].view.plan
+    roles = plan.source.roles
+    used = {roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted, roles.order_by}
+    for one in group:
+        for node in (one.feature.input, one.feature.where, one.feature.order):
+            if node is not None:
+                used |= columns(node)
+    return [name for name in plan.entity.keys if name in used]
 
 
 def _vectors(group: Sequence[Chosen], answers: Answers) -> dict[tuple[str, str], FeatureVector]:

@@ -26,8 +26,9 @@ EPOCH_TEXT = "1970-01-01T00:00:00Z"
 class FeatureVector:
     """One feature's values for every entity row.
 
-    ``view`` is the view's name as it was asked for, ``view`` or ``view@version``. ``found`` bool[n]: the entity has a known
-    fact before its time; ``flagged`` bool[n] or None; ``latest`` int64[n], the latest event time in the feature's set.
+    ``view`` is the view's name as it was asked for, ``view`` or ``view@version``. ``found`` bool[n]: the
+    entity has a known fact before its time; ``flagged`` bool[n] or None; ``latest`` int64[n], the latest
+    event time in the feature's set.
     """
 
     view: str
@@ -94,7 +95,8 @@ class FeatureVectors:
         return made
 
     def to_response(self, *, full_feature_names: bool) -> dict[str, Any]:
-        """The body of ``POST /get-online-features``: ``results[i]`` belongs to ``feature_names[i]``, join keys first."""
+        """The body of ``POST /get-online-features``: ``results[i]`` belongs to ``feature_names[i]``, join
+        keys first."""
         present = ["PRESENT"] * self.rows
         no_times = [EPOCH_TEXT] * self.rows
         names = list(self.keys)
@@ -114,9 +116,14 @@ class FeatureVectors:
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
             raise RequestError(
-                f'two features of this request are named "{twice}"', hint='ask with "full_feature_names": true'
+                f'two features of this request are named "{twice}"',
+                hint='ask with "full_feature_names": true',
             )
-        as_of = instant_text(self.as_of) if isinstance(self.as_of, int) else [instant_text(us) for us in self.as_of]
+        as_of = (
+            instant_text(self.as_of)
+            if isinstance(self.as_of, int)
+            else [instant_text(us) for us in self.as_of]
+        )
         return {
             "metadata": {
                 "feature_names": names,

@@ -1,7 +1,8 @@
 """The registry: what was applied, which versions there are, and what an apply would change.
 
-A view's version is a fingerprint of its features over a timeline version; a changed meaning makes a new version, filled
-beside the old one and switched in one transaction. A feature over columns that are stored already needs no backfill.
+A view's version is a fingerprint of its features over a timeline version; a changed meaning makes a new
+version, filled beside the old one and switched in one transaction. A feature over columns that are stored
+already needs no backfill.
 """
 
 from __future__ import annotations
@@ -51,7 +52,8 @@ class Registry:
     definitions: Mapping[tuple[str, str], Definition]
 
     def view(self, name: str) -> AppliedView:
-        """The view that ``view`` or ``view@version`` names; an error says what there is, or that it isn't filled yet."""
+        """The view that ``view`` or ``view@version`` names; an error says what there is, or that it isn't
+        filled yet."""
         found = self.versions.get(name) if "@" in name else self.current.get(name)
         if found is not None:
             return found
@@ -231,8 +233,8 @@ def _structural(plan: ViewPlan) -> Iterable[str]:
 
 
 def new_timeline(commit: Commit, plan: ViewPlan) -> int:
-    """A new timeline version for the facts that ``plan`` reads, holding all declared columns, to be filled; returns
-    its id."""
+    """A new timeline version for the facts that ``plan`` reads, holding all declared columns, to be filled;
+    returns its id."""
     roles = plan.source.roles
     return commit.add_timeline_version(
         source=plan.source.name,
@@ -255,7 +257,8 @@ def new_timeline(commit: Commit, plan: ViewPlan) -> int:
 def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
     """Make the registry hold ``desired``, inside one write transaction.
 
-    A view whose timeline is filled is switched at once; another becomes current when a backfill has filled it.
+    A view whose timeline is filled is switched at once; another becomes current when a backfill has filled
+    it.
     """
     wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
     for key, new in wanted.items():

@@ -23,8 +23,8 @@ from featurestore.plan.compile import source_plan, view_plan
 
 @dataclass(frozen=True)
 class KernelValue:
-    """One value: ``value`` as Arrow gives it to Python, timestamps as int microseconds; ``flagged``; ``latest`` event
-    time in the feature's set, or None."""
+    """One value: ``value`` as Arrow gives it to Python, timestamps as int microseconds; ``flagged``;
+    ``latest`` event time in the feature's set, or None."""
 
     value: object
     flagged: bool
@@ -38,8 +38,8 @@ def kernel_answer(
     asked: Sequence[tuple[tuple[object, ...], int | None]],
     known_at: KnownAt,
 ) -> list[dict[str, KernelValue]]:
-    """Each question's values by feature name. ``rows`` are canonical Python values (timestamps int microseconds) of valid
-    versions; ``asked`` are (keys, as_of) pairs."""
+    """Each question's values by feature name. ``rows`` are canonical Python values (timestamps int
+    microseconds) of valid versions; ``asked`` are (keys, as_of) pairs."""
     plan = view_plan(view, source_plan(view.source, schema))
     table = versions_table(
         schema, [row for row in rows if all(row.get(key) is not None for key in plan.entity.keys)]
