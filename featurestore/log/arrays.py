@@ -142,9 +142,9 @@ def _from_array(raw: pa.Array, dtype: DType, zone: Zone, time_unit: str | None) 
 
 def _from_numbers(raw: pa.Array, dtype: DType, zone: Zone) -> Converted:
     """Decimals, and what becomes one, by way of their digits."""
-    if dtype.kind == "decimal" and pa.types.is_decimal(raw.type):
+    if dtype.kind == "decimal" and pa.types.is_decimal128(raw.type) and raw.type.scale >= 0:
         try:
-            return pc.cast(raw, dtype.arrow), None
+            return _rescaled(raw, dtype), None
         except pa.ArrowInvalid:
             pass  # some value doesn't fit: find out which
     if pa.types.is_float16(raw.type) or pa.types.is_float32(raw.type):
@@ -253,11 +253,25 @@ def _float64_of_text(text: pa.Array) -> Converted:
 def _decimal_of_text(text: pa.Array, dtype: DType) -> Converted:
     ok = literals.number_kinds(text) == literals.NUMBER
     digits = pc.if_else(pa.array(ok), pc.ascii_trim_whitespace(text), pa.scalar(None, pa.string()))
-    try:
-        return pc.cast(digits, dtype.arrow), None if ok.all() else ok
-    except pa.ArrowInvalid:  # some value doesn't fit: find out which
-        values, fits = _from_python(digits, lambda literal: _exact(literal, dtype), dtype.arrow)
-        return values, ok if fits is None else ok & fits
+    # Arrow reads 9.9999999999999999990E-20 as 0, and 8589934593 as some decimal(38, 38), without a word. It
+    # gets literals that a decimal(38, 18) always holds; its cast from there on is checked.
+    short = pc.match_substring_regex(digits, r"^[+-]?[0-9]{0,18}\.?[0-9]{0,18}$")
+    if pc.all(short, min_count=0).as_py():
+        try:
+            return _rescaled(pc.cast(digits, pa.decimal128(38, 18)), dtype), None if ok.all() else ok
+        except pa.ArrowInvalid:
+            pass  # some value doesn't fit: find out which
+    values, fits = _from_python(digits, lambda literal: _exact(literal, dtype), dtype.arrow)
+    return values, ok if fits is None else ok & fits
+
+
+def _rescaled(raw: pa.Array, dtype: DType) -> pa.Array:
+    """A decimal128 array in the type's scale; ArrowInvalid when a value doesn't fit. Arrow multiplies without
+    a look at the width, so it does so where 38 digits and 38 zeros have room."""
+    if raw.type == dtype.arrow:
+        return raw
+    wide = pc.cast(pc.cast(raw, pa.decimal256(76, raw.type.scale)), pa.decimal256(76, dtype.scale))
+    return pc.cast(wide, dtype.arrow)
 
 
 def _exact(literal: str, dtype: DType) -> decimal.Decimal:

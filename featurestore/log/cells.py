@@ -124,10 +124,15 @@ def _cell(value: object) -> tuple[int, str | None]:
 
 
 def _number(value: int | float | np.integer | np.floating | decimal.Decimal) -> tuple[int, str | None]:
+    if isinstance(value, (float, np.floating)):
+        return NUMBER, repr(float(value))
     try:
-        return NUMBER, repr(float(value)) if isinstance(value, (float, np.floating)) else str(value)
+        text = str(value)
     except ValueError:  # Python writes no integer of more than 4,300 digits
         return OTHER, None
+    # 1.5e16 may be Decimal("15000000000000000") by now, but it was not written as an integer.
+    whole = isinstance(value, decimal.Decimal) and text.removeprefix("-").isdigit()
+    return NUMBER, text + "e0" if whole else text
 
 
 def _json(item: object) -> str:
