@@ -20,6 +20,7 @@ from featurestore.errors import DefinitionError, ExpressionError, suggestion
 from featurestore.kernel.expression import (
     DEEPEST,
     NULL,
+    POINT,
     And,
     Arithmetic,
     Between,
@@ -97,8 +98,9 @@ def _node(tree: exp.Expr, depth: int) -> Node:
         return Compare(_COMPARISONS[kind], *_operands(tree, depth))
     if kind in (exp.And, exp.Or, exp.DPipe):
         operands = tuple(_node(part, depth + 1) for part in _chain(tree))
-        joined = {exp.And: And, exp.Or: Or}.get(kind)
-        return Call("concat", operands) if joined is None else joined(operands)
+        if kind is exp.DPipe:
+            return Call("concat", operands)
+        return And(operands) if kind is exp.And else Or(operands)
     if reader := _READERS.get(kind):
         node = reader(tree, depth)
         return Not(node) if tree.args.get("negate") else node
@@ -157,10 +159,9 @@ def _literal(tree: exp.Expr, depth: int, sign: str = "") -> Node:
             raise ExpressionError(f"{sign}{shown(text)} is beyond int64", hint=hint)
         return Literal(whole, INT64)
     if _POINT.fullmatch(text) and len(text) > 1:
-        value = Decimal(text)
-        literal, dtype = decimal_literal(-value if sign and value else value)
-        if dtype.precision <= WIDEST:
-            return literal
+        value = Decimal(sign + text)
+        if decimal_literal(value)[1].precision <= WIDEST:
+            return Literal(value or abs(value), POINT)
     try:
         number = float(sign + text)
     except ValueError:

@@ -91,7 +91,8 @@ def _check_tokens(tokens: Sequence[Token]) -> None:
 
 def _syntax_error(text: str, error: sqlglot.errors.ParseError) -> ExpressionError:
     found = error.errors[0] if error.errors else {}
-    what, at = found.get("highlight"), found.get("col")
+    what = found.get("highlight")
+    at = (found.get("col") or 0) - len(what or "") + 1
     fact = f"no SQL expression at {what!r} (character {at})" if what else "no SQL expression"
     hint = f'{LANGUAGE}; a name that is a keyword or has other characters is quoted: "order"'
     return ExpressionError(f"{shown(text)}: {fact}", hint=hint)

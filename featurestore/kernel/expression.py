@@ -20,8 +20,8 @@ NULL = DType("null")
 """The type of a ``null`` that has not met anything yet; no bound node has it."""
 
 POINT = DType("point")
-"""The type of a number written with a point that has not met anything yet: beside decimals it will be one, else
-a float64. No bound node has it."""
+"""The type of a number with a point that has not met anything yet: it becomes a decimal beside decimals,
+else a float64. No bound node has it."""
 
 ARITHMETIC = ("+", "-", "*", "/", "%")
 COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
@@ -42,7 +42,7 @@ class Literal:
     """A constant. ``value`` is None for a null, else by ``dtype``: int64 int, float64 float, decimal Decimal,
     bool bool, string and uuid str, timestamp int (microseconds since 1970 UTC), date int (days since 1970).
 
-    The parser makes ``1.5`` a Decimal of dtype ``POINT`` and ``null`` of dtype ``NULL``; ``bind`` settles them.
+    The parser makes ``1.5`` a Decimal of dtype ``POINT``, ``null`` one of ``NULL``; ``bind`` settles them.
     """
 
     value: bool | int | float | Decimal | str | None

@@ -53,7 +53,7 @@ def met(
 
 
 def _settled(x: Node, dtype: DType, *, exact: bool) -> Typed:
-    """A literal number: beside decimals (``exact``) the decimal of its digits, else one with a point a float64."""
+    """A literal number: beside decimals (``exact``) one of its digits; else one with a point is a float64."""
     if exact and isinstance(x, Literal) and isinstance(x.value, int | Decimal):
         return decimal_literal(Decimal(x.value))
     return as_float(x, dtype) if dtype == POINT else (x, dtype)

@@ -1,4 +1,7 @@
-"""Generated expressions of a wanted type over ``SCHEMA``, and rows of awkward values. Instants are years 1 to 9999."""
+"""Generated expressions of a wanted type over ``SCHEMA``, and rows of awkward values.
+
+Instants are of the years 1 to 9999, as Python's are.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from featurestore import dtypes
 from featurestore.dtypes import BOOL, DATE, FLOAT64, INT64, STRING, TIMESTAMP, UUID, DType
 from featurestore.kernel.expression import (
     NULL,
+    POINT,
     And,
     Arithmetic,
     Between,
@@ -35,7 +39,7 @@ from featurestore.kernel.expression import (
 
 MONEY = dtypes.decimal(10, 2)
 HUGE = dtypes.decimal(38, 4)
-POINT = dtypes.decimal(6, 2)
+DIGITS = dtypes.decimal(6, 2)
 SCHEMA: dict[str, DType] = {
     "i": INT64,
     "j": INT64,
@@ -57,33 +61,22 @@ SCHEMA: dict[str, DType] = {
 LEAST, MOST = -(2**63), 2**63 - 1
 INTS = [0, 1, -1, 2, 3, 7, -7, 10, LEAST, MOST, 2**53 + 1, 3_037_000_500, 2**31]
 FLOATS = [
-    0.0,
-    -0.0,
-    1.0,
-    -1.5,
-    0.5,
-    2.5,
-    0.1,
-    1e300,
-    -1e-300,
-    5e-324,
-    2.0**63,
-    2.0**53,
-    math.inf,
-    -math.inf,
-    math.nan,
-]
-TEXTS = [
-    "", "a", "A", "ab", "É", "ﬀ", "\U0001f600", "\uffff", "a\nb", "%", "_", "a_b", " 12 ", "12", "-7", "1e5", "0.125",
-    "NaN", "Infinity", "-inf", "true", "FALSE", "2026-02-28", "2026-02-30", "2026-01-31T12:00:00.1234567+01:00",
-    "1969-12-31 23:59:59", "99999999999999999999", "123E4567-e89b-12d3-a456-426614174000", " \t\n\v\f\r", "\u00a0 1",
+    0.0, -0.0, 1.0, -1.5, 0.5, 2.5, 0.1, 1e300, -1e-300, 5e-324, 2.0**63, 2.0**53,
+    math.inf, -math.inf, math.nan,
 ]  # fmt: skip
+TEXTS = [
+    "", "a", "A", "ab", "É", "ﬀ", "\U0001f600", "\uffff", "a\nb", "%", "_", "a_b", " 12 ", "12", "-7", "1e5",
+    "0.125", "NaN", "Infinity", "-inf", "true", "FALSE", "2026-02-28", "2026-02-30", "1969-12-31 23:59:59",
+    "2026-01-31T12:00:00.1234567+01:00", "99999999999999999999", "123E4567-e89b-12d3-a456-426614174000",
+    " \t\n\v\f\r", "\u00a0 1",
+]  # fmt: skip
+_DAY_US = 86_400_000_000
 INSTANTS = [
     0,
     1,
     -1,
-    86_400_000_000,
-    -86_400_000_001,
+    _DAY_US,
+    -_DAY_US - 1,
     1_772_442_000_000_000,
     -62_135_596_800_000_000,
     253_402_300_799_999_999,
@@ -135,7 +128,7 @@ CALENDAR = ("year", "month", "day", "day_of_week")
 @cache
 def literals(dtype: DType) -> st.SearchStrategy[Node]:
     if dtype.kind == "decimal":  # as the parser makes them, of the digits written
-        return decimals(POINT).filter(bool).map(lambda v: Literal(v, POINT))
+        return decimals(DIGITS).map(lambda v: Literal(v or abs(v), POINT))
     return values(dtype).map(lambda v: Literal(v, dtype))
 
 

@@ -1,6 +1,7 @@
-"""A slow interpreter of bound expressions, one row at a time, with its flags; and the nodes that it is asked about.
+"""A slow interpreter of bound expressions, one row at a time, that says what flags the row.
 
-Values are Python's: int, float, Decimal, bool, str, microseconds or days since 1970, lists. Nothing knows a clock.
+Values are Python's: int, float, Decimal, bool, str, microseconds or days since 1970, lists. Nothing knows a
+clock.
 """
 
 from __future__ import annotations
@@ -195,7 +196,7 @@ def cast(v: Any, source: DType, target: DType) -> Any:
         case "bool", "string":
             return str(v).lower()
         case "int64" | "decimal", "string":
-            return format(v, "f")
+            return format(v, "f") if isinstance(v, Decimal) else str(v)
         case "timestamp", "date":
             return v // DAY_US
         case "date", "timestamp":

@@ -1,4 +1,4 @@
-"""The expression language: each rule by an example, and all of it against a row-at-a-time interpreter, bit for bit."""
+"""The expression language: each rule by an example, and all against a row-at-a-time interpreter."""
 
 from __future__ import annotations
 
