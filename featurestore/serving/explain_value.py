@@ -1,0 +1,216 @@
+"""The facts behind one value: what the question at ``as_of`` sees of the entity's timeline, in its order.
+
+The set is the kernel's own: the same items and edges that the value is computed from. Facts at or after the
+window's end are not in it, facts at exactly its beginning are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from featurestore.dtypes import DType, instant_text, parse
+from featurestore.errors import RequestError
+from featurestore.kernel.blocks import I64
+from featurestore.kernel.edges import Edges
+from featurestore.kernel.evaluate import Evaluation, answer
+from featurestore.kernel.expression_types import infer
+from featurestore.kernel.items import Items, ItemsKey
+from featurestore.kernel.roles import KnownAt
+from featurestore.serving.entity_facts import EntityFacts
+from featurestore.serving.faces import json_values
+from featurestore.serving.lookup import Chosen, Lookup, canonical_keys, choose, groups
+from featurestore.serving.vectors import FeatureVector
+from featurestore.store import Store
+
+
+@dataclass(frozen=True)
+class ExplainedFact:
+    """A fact in the set. ``id`` by column; ``input`` is what the operation took of it (of a list that is taken
+    apart: the list of its elements), ``order`` what ``order=`` gave; instants are microseconds,
+    ``available_at`` None for null."""
+
+    id: Mapping[str, object]
+    event_time: int
+    available_at: int | None
+    input: object
+    order: object
+
+    def to_dict(self) -> dict[str, object]:
+        return {
+            "id": dict(self.id),
+            "event_time": instant_text(self.event_time),
+            "available_at": None if self.available_at is None else instant_text(self.available_at),
+            "input": self.input,
+            "order": self.order,
+        }
+
+
+@dataclass(frozen=True)
+class ExplainedValue:
+    """One value and its facts. ``value``, keys, ids and inputs are in their JSON face; the facts' event times
+    lie in ``[begin_us, end_us)``, without a beginning for a lifetime."""
+
+    feature: str
+    entity: Mapping[str, object]
+    as_of: int
+    known_at: KnownAt
+    value: object
+    status: str
+    dtype: str
+    begin_us: int | None
+    end_us: int
+    view_version: int
+    store_commit: int
+    facts: tuple[ExplainedFact, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "feature": self.feature,
+            "entity": dict(self.entity),
+            "as_of": instant_text(self.as_of),
+            "known_at": instant_text(self.known_at) if isinstance(self.known_at, int) else self.known_at,
+            "value": self.value,
+            "status": self.status,
+            "dtype": self.dtype,
+            "window": {
+                "begin": None if self.begin_us is None else instant_text(self.begin_us),
+                "end": instant_text(self.end_us),
+            },
+            "view_version": self.view_version,
+            "store_commit": self.store_commit,
+            "facts": [fact.to_dict() for fact in self.facts],
+        }
+
+    def text(self) -> str:
+        """The same for a person: a line a fact."""
+        made = self.to_dict()
+        entity = ", ".join(f"{name}={_cell(value)}" for name, value in self.entity.items())
+        known_at = "everything known now" if made["known_at"] is None else f"known_at {made['known_at']}"
+        window = made["window"]
+        lines = [
+            f"{self.feature} of {entity} = {_cell(self.value)}  ({self.dtype}, {self.status})",
+            f"  as of {made['as_of']}, {known_at}",
+            f"  view version {self.view_version}, store commit {self.store_commit}",
+            f"  event times from {window['begin'] or 'the first'} until before {window['end']}",
+            f"  {len(self.facts)} fact{'' if len(self.facts) == 1 else 's'}",
+        ]
+        rows = [["id", "event_time", "available_at", "input", "order"]]
+        for fact in made["facts"]:
+            ids = ", ".join(_cell(value) for value in fact["id"].values()) or "-"
+            rows.append(
+                [
+                    ids,
+                    fact["event_time"],
+                    _cell(fact["available_at"]),
+                    _cell(fact["input"]),
+                    _cell(fact["order"]),
+                ]
+            )
+        shown = [i for i in range(5) if i < 3 or any(row[i] != "-" for row in rows[1:])]
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        if self.facts:
+            lines += ["    " + "  ".join(row[i].ljust(widths[i]) for i in shown).rstrip() for row in rows]
+        return "\n".join(lines)
+
+
+def explain_value(
+    lookup: Lookup, store: Store, feature: str, entity: Mapping[str, object], *, as_of: int, known_at: KnownAt
+) -> ExplainedValue:
+    """The value of ``view:feature`` for one entity at ``as_of``, with the facts that it is made of."""
+    with store.snapshot() as snapshot:
+        chosen = choose(lookup.registry(snapshot), [feature], None)
+        if len(chosen) != 1 or ":" not in feature:
+            raise RequestError(
+                f'"{feature}" is more than one feature', hint=f"name one, like {chosen[0].feature.reference}"
+            )
+        one = chosen[0]
+        keys = canonical_keys(chosen, {name: [value] for name, value in entity.items()})
+        group = groups(chosen)[0]
+        facts, asked = lookup.facts(snapshot, group, keys, np.array([as_of], np.int64), known_at, whole=True)
+        commit_number = snapshot.commit_number
+    answers = answer([one.feature], facts.timeline, facts.table, asked, latest=True)
+    given = answers.answers[0]
+    assert given.latest is not None
+    vector = FeatureVector(one.asked, one.feature, given.values, answers.found, given.flagged, given.latest)
+    end_us = as_of - one.feature.delay_us
+    window_us = one.feature.window_us
+    return ExplainedValue(
+        feature=f"{one.asked}:{one.feature.name}",
+        entity={name: json_values(array, dtype)[0] for name, (array, dtype) in keys.items()},
+        as_of=as_of,
+        known_at=known_at,
+        value=json_values(given.values, one.feature.dtype)[0],
+        status=vector.statuses()[0],
+        dtype=str(one.feature.dtype),
+        begin_us=None if window_us is None else end_us - window_us,
+        end_us=end_us,
+        view_version=one.view.version.version,
+        store_commit=commit_number,
+        facts=_facts(one, facts, Evaluation(facts.timeline, facts.table, asked, None)),
+    )
+
+
+def seen(edges: Edges) -> I64:
+    """The items that the only question sees, in timeline order."""
+    if edges.ordered:
+        return np.arange(edges.lo[0], edges.hi[0])
+    first = edges.offsets[np.flatnonzero(np.diff(edges.questions))[0]]
+    return np.setdiff1d(edges.enter[first : edges.hi[0]], edges.leave[first : edges.lo[0]])
+
+
+def _facts(one: Chosen, facts: EntityFacts, evaluation: Evaluation) -> tuple[ExplainedFact, ...]:
+    feature, plan = one.feature, one.view.plan
+    of = evaluation.items(ItemsKey.of(feature))
+    items = seen(evaluation.item_edges(of, feature.window_us, feature.delay_us))
+    owner = of.fact_of(items)
+    # Timeline order of items is timeline order of facts; a list's elements stand together.
+    fact, first = np.unique(owner, return_index=True)
+    rows = facts.table.take(pa.array(facts.timeline.row[fact]))
+    schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()}
+    roles = plan.source.roles
+
+    def faces(name: str) -> list[object]:
+        return json_values(rows.column(name).combine_chunks(), schema[name])
+
+    ids = {name: faces(name) for name in roles.id}
+    event_times = facts.timeline.event_time[fact].tolist()
+    available = event_times
+    if roles.available_at is not None:
+        available = rows.column(roles.available_at).cast(pa.int64()).to_pylist()
+    bounds = [*first.tolist(), len(items)]
+    inputs = _inputs(of, items, feature.input_type, bounds, explode=feature.explode)
+    order_type = None if feature.order is None else infer(feature.order, schema)
+    orders: list[object] = [None] * len(fact)
+    if of.order is not None and order_type is not None:
+        orders = json_values(of.order.at(items), order_type)
+    return tuple(
+        ExplainedFact(
+            {name: values[i] for name, values in ids.items()},
+            event_times[i],
+            available[i],
+            inputs[i],
+            orders[i],
+        )
+        for i in range(len(fact))
+    )
+
+
+def _inputs(of: Items, items: I64, dtype: DType, bounds: list[int], *, explode: bool) -> list[object]:
+    if of.values is None:
+        return [None] * (len(bounds) - 1)
+    faces = json_values(of.values.at(items), dtype)
+    if not explode:
+        return faces
+    return [faces[begin:end] for begin, end in pairwise(bounds)]
+
+
+def _cell(value: object) -> str:
+    if value is None:
+        return "-"
+    return value if isinstance(value, str) else repr(value)
