@@ -202,7 +202,7 @@ def changes(registry: Registry, desired: Desired) -> list[Change]:
 
 
 def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
-    """The view's version that means what ``plan`` means, the current one first."""
+    """The view's version that means what ``plan`` means: the current one, or else the newest, filled before filling."""
     same = [
         view
         for view in registry.versions.values()
@@ -210,7 +210,8 @@ def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
         and view.version.fingerprint == plan.fingerprint
         and view.timeline.state != "retired"
     ]
-    return min(same, key=lambda view: view.version.state != "current", default=None)
+    rank = {"current": 0, "pinned": 1, "filling": 2}
+    return min(same, key=lambda view: (rank[view.version.state], -view.version.version), default=None)
 
 
 def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | None:
@@ -262,7 +263,8 @@ def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
     """
     wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
     for key, new in wanted.items():
-        if registry.definitions.get(key) != new:
+        old = registry.definitions.get(key)
+        if old is None or (old.payload, old.fingerprint) != (new.payload, new.fingerprint):
             commit.define(new)
     for key in registry.definitions:
         if key not in wanted:

@@ -1,0 +1,233 @@
+"""Backfill: all history of the logs, and what was pushed, into the store's timelines; killed at any moment,
+it goes on.
+
+Time: none of its own. What a backfill loads, and in how many pieces, influences no value; a new version of a
+view is served only when everything that its log held is there.
+
+A view that is being filled anew is finished by the next backfill, with ``rebuild`` or without. With
+``rebuild`` it begins once more where a file that was loaded has changed since; the version that was begun is
+dropped.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from featurestore.batch.fill import Fill, Filled
+from featurestore.batch.spans import standing
+from featurestore.errors import BackfillError, UnknownNameError, suggestion
+from featurestore.log.files import list_files
+from featurestore.plan.nodes import ViewPlan
+from featurestore.plan.spec import encode
+from featurestore.store import Snapshot, Store, TimelineVersion
+from featurestore.store.registry import AppliedView, Registry, matching_version, new_timeline, read_registry
+from featurestore.store.versions import retire_unread, sweep
+
+
+@dataclass(frozen=True)
+class BackfillReport:
+    """What a backfill did, timeline by timeline."""
+
+    timelines: Sequence[Filled]
+
+    @property
+    def counts(self) -> Counter[str]:
+        """How many rows became what, in this run."""
+        return sum((one.counts for one in self.timelines), Counter())
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"timelines": [one.to_dict() for one in self.timelines]}
+
+    def text(self) -> str:
+        return (
+            "\n".join(one.text() for one in self.timelines)
+            or "there is nothing to backfill: no view is declared"
+        )
+
+
+def backfill(
+    store: Store,
+    root: Path,
+    views: Mapping[str, ViewPlan],
+    names: Sequence[str] | None,
+    *,
+    rebuild: bool,
+    progress: Callable[[int, int, str], None] | None,
+    now: Callable[[], int],
+    threads: ThreadPoolExecutor | None,
+) -> BackfillReport:
+    """Load what the logs of ``views`` (``names``: of some of them) hold and the store does not.
+
+    A file that was loaded is never read again while its hash is the same. A file that changed or is gone
+    takes no fact away: it is reported, and what a changed one adds is loaded where the source has an id.
+    """
+    chosen = _chosen(views, names)
+    with store.snapshot() as snapshot:
+        registry = read_registry(snapshot)
+    for plan in chosen.values():
+        _check_applied(registry, plan)
+    if rebuild:
+        _begin_rebuild(store, root, chosen, now)
+    filled = []
+    for timeline, plan in _targets(store, chosen):
+        _check_types(timeline, plan)
+        fill = Fill(store, root, timeline, plan, now=now, progress=progress, threads=threads)
+        report = fill.run()
+        report.switched = _finish(store, timeline, now)
+        filled.append(report)
+    if filled:
+        store.checkpoint()
+    return BackfillReport(filled)
+
+
+def _chosen(views: Mapping[str, ViewPlan], names: Sequence[str] | None) -> dict[str, ViewPlan]:
+    if names is None:
+        return dict(views)
+    for name in names:
+        if name not in views:
+            raise UnknownNameError(
+                f'no feature view "{name}"', hint=suggestion(name, views, what="feature views")
+            )
+    return {name: views[name] for name in names}
+
+
+def _check_applied(registry: Registry, plan: ViewPlan) -> None:
+    applied = registry.definitions.get(("feature_view", plan.name))
+    if applied is None:
+        fact = "is not applied yet"
+    elif applied.fingerprint != plan.fingerprint or matching_version(registry, plan) is None:
+        fact = "is not applied as it is declared now"
+    else:
+        return
+    raise BackfillError(f'feature view "{plan.name}" {fact}', hint='run "featurestore apply"')
+
+
+def _check_types(timeline: TimelineVersion, plan: ViewPlan) -> None:
+    """Content hashes of one column in two types never agree, so that a duplicate would pass for a
+    correction."""
+    for name, dtype in plan.source.columns:
+        held = timeline.columns.get(name)
+        if held is not None and held != str(dtype):
+            raise BackfillError(
+                f'source "{plan.source.name}": the store holds column "{name}" as {held}, it is {dtype} now',
+                hint="declare the type that it had, columns={...}, or run the backfill with --rebuild",
+            )
+
+
+def _filling(registry: Registry, plan: ViewPlan) -> AppliedView | None:
+    """The newest version of a view that means what is declared and is not filled yet."""
+    found = [
+        view
+        for view in registry.versions.values()
+        if view.plan.name == plan.name
+        and view.version.state == "filling"
+        and view.version.fingerprint == plan.fingerprint
+        and view.timeline.state != "retired"
+    ]
+    return max(found, key=lambda view: view.version.version, default=None)
+
+
+def _targets(store: Store, chosen: Mapping[str, ViewPlan]) -> list[tuple[TimelineVersion, ViewPlan]]:
+    """The timeline versions to fill, each once, with a view that reads it."""
+    with store.snapshot() as snapshot:
+        registry = read_registry(snapshot)
+    found: dict[int, tuple[TimelineVersion, ViewPlan]] = {}
+    for plan in chosen.values():
+        view = _filling(registry, plan) or matching_version(registry, plan)
+        assert view is not None
+        found.setdefault(view.timeline.id, (view.timeline, plan))
+    return list(found.values())
+
+
+def _finish(store: Store, timeline: TimelineVersion, now: Callable[[], int]) -> list[str]:
+    """Switch the views that waited for a timeline version, all at once; returns their names with their
+    versions."""
+    with store.snapshot() as snapshot:
+        if not _waiting(read_registry(snapshot), timeline) and timeline.state == "current":
+            return []
+    switched = []
+    with store.commit("switch", now_us=now(), detail=timeline.source) as commit:
+        with store.snapshot() as snapshot:
+            registry = read_registry(snapshot)
+        if timeline.id not in {one.id for one in registry.timelines}:
+            raise BackfillError(
+                f'source "{timeline.source}": the version that was filled was dropped',
+                hint='run "featurestore apply"',
+            )
+        commit.set_timeline_state(timeline.id, "current")
+        for view in _waiting(registry, timeline):
+            applied = registry.definitions.get(("feature_view", view.plan.name))
+            newest = _filling(registry, view.plan)
+            if applied is not None and applied.fingerprint == view.version.fingerprint and newest == view:
+                commit.switch_view(view.version.id)
+                switched.append(view.label)
+            else:
+                # Filled, but no longer what is declared: readable by its version's name.
+                commit.set_view_state(view.version.id, "pinned")
+    return switched
+
+
+def _waiting(registry: Registry, timeline: TimelineVersion) -> list[AppliedView]:
+    return [
+        view
+        for view in registry.versions.values()
+        if view.timeline.id == timeline.id and view.version.state == "filling"
+    ]
+
+
+# Rebuilding
+
+
+def _begin_rebuild(store: Store, root: Path, chosen: Mapping[str, ViewPlan], now: Callable[[], int]) -> None:
+    """New timeline versions and new versions of the views over them, where none is begun that can go on."""
+    with store.snapshot() as snapshot:
+        registry = read_registry(snapshot)
+        begun = {name: _filling(registry, plan) for name, plan in chosen.items()}
+        goes_on = {
+            name: view is not None and _holds_what_the_log_has(snapshot, root, view.timeline, chosen[name])
+            for name, view in begun.items()
+        }
+    anew = {name: plan for name, plan in chosen.items() if not goes_on[name]}
+    if not anew:
+        return
+    with store.commit("rebuild", now_us=now(), detail=", ".join(anew)) as commit:
+        made: dict[str, int] = {}
+        for name, plan in anew.items():
+            abandoned = begun[name]
+            if abandoned is not None:
+                commit.set_view_state(abandoned.version.id, "dropped")
+            timeline_id = made.get(plan.timeline_fingerprint)
+            if timeline_id is None:
+                timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
+            commit.add_view_version(
+                view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
+            )
+        retire_unread(
+            commit,
+            registry,
+            {view.version.id for view in begun.values() if view and not goes_on[view.plan.name]},
+        )
+    sweep(store, now)
+
+
+def _holds_what_the_log_has(
+    snapshot: Snapshot, root: Path, timeline: TimelineVersion, plan: ViewPlan
+) -> bool:
+    """Whether every file that is loaded, by half too, is in the log as it was then, under the same types."""
+    now_in_log = (
+        {} if plan.source.log is None else {file.shown: file for file in list_files(plan.source.log, root)}
+    )
+    hashes = {path: file.sha256 for path, file in snapshot.loaded_files(timeline.id).items()}
+    stands = standing(snapshot.progress(timeline.id))
+    for span in (*stands.spans, *((stands.rest,) if stands.rest else ())):
+        if span.path:
+            hashes[span.path] = span.sha256
+    held = {name: str(dtype) for name, dtype in plan.source.columns}
+    return all(held.get(name) == dtype for name, dtype in timeline.columns.items()) and all(
+        path in now_in_log and now_in_log[path].sha256() == sha256 for path, sha256 in hashes.items()
+    )

@@ -1,0 +1,97 @@
+"""Which delivered versions are new to a timeline: the same identity with the same content is a duplicate.
+
+Time: a duplicate counts from its least ``available_at``, so an earlier one than any before is kept, though it
+adds no fact. The order of delivery decides nothing but which of two new contents is called the correction.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from featurestore.kernel.blocks import grouped, repeated
+from featurestore.store.delivery import Facts
+
+I64 = NDArray[np.int64]
+
+ACCEPTED, CORRECTED, DUPLICATE = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Novelty:
+    """What became of each delivered version, int8 ``status``, and whether it is ``kept`` (bool)."""
+
+    status: NDArray[np.int8]
+    kept: NDArray[np.bool_]
+
+    def counts(self, first: int = 0, end: int | None = None) -> dict[str, int]:
+        numbers = np.bincount(self.status[first:end], minlength=3)
+        return {"accepted": int(numbers[0]), "corrected": int(numbers[1]), "duplicate": int(numbers[2])}
+
+
+def all_new(rows: int) -> Novelty:
+    """Of a source without id every row is a fact of its own."""
+    return Novelty(np.zeros(rows, np.int8), np.ones(rows, np.bool_))
+
+
+def novelty(
+    facts: Facts, codes: I64, entities: int, existing: Facts | None = None, existing_codes: I64 | None = None
+) -> Novelty:
+    """Compare delivered versions with one another and with those that are there already.
+
+    ``codes`` int64[n] number the entities, 0 to ``entities`` - 1. Of new versions of one identity the content
+    that comes first is accepted, where none is there yet; every other content corrects it.
+    """
+    delivered = len(codes)
+    found = all_new(delivered)
+    there = 0
+    if existing is not None:
+        assert existing_codes is not None
+        there = len(existing_codes)
+        codes = np.concatenate([existing_codes, codes])
+        facts = Facts(
+            np.concatenate([existing.identity, facts.identity]),
+            np.concatenate([existing.hashes, facts.hashes]),
+            np.concatenate([existing.available, facts.available]),
+        )
+    offsets, order = grouped(codes, entities)
+    identity = facts.identity.view(np.int64)
+    several = repeated(offsets, order, identity)
+    if not several.any():
+        return found
+    rows = np.flatnonzero(several)
+    first, second = facts.hashes[rows, 0], facts.hashes[rows, 1]
+    # Existing rows have lower numbers, so at equal availability they come first.
+    by = np.lexsort((rows, facts.available[rows], second, first, identity[rows], codes[rows]))
+    rows, first, second = rows[by], first[by], second[by]
+    new_identity = _changes(codes[rows], identity[rows])
+    new_content = new_identity | _changes(first, second)
+    group = np.cumsum(new_content) - 1
+    starts = np.flatnonzero(new_content)
+    identity_starts = np.flatnonzero(new_identity)
+    identity_group = np.cumsum(new_identity) - 1
+
+    is_there = rows < there
+    content_there = np.logical_or.reduceat(is_there, starts)
+    identity_there = np.logical_or.reduceat(is_there, identity_starts)
+    earliest = np.minimum.reduceat(rows, identity_starts)
+    # Whether the content holds the identity's first row.
+    leads = np.zeros(len(starts), np.bool_)
+    leads[group[rows == earliest[identity_group]]] = True
+
+    kept = new_content & ~is_there
+    status = np.full(len(rows), DUPLICATE, np.int8)
+    fresh = kept & ~content_there[group]
+    status[fresh] = np.where((leads[group] & ~identity_there[identity_group])[fresh], ACCEPTED, CORRECTED)
+    mine = ~is_there
+    found.status[rows[mine] - there] = status[mine]
+    found.kept[rows[mine] - there] = kept[mine]
+    return found
+
+
+def _changes(*keys: NDArray[np.generic]) -> NDArray[np.bool_]:
+    changed = np.ones(len(keys[0]), np.bool_)
+    changed[1:] = np.logical_or.reduce([key[1:] != key[:-1] for key in keys])
+    return changed
