@@ -44,7 +44,7 @@ def arithmetic(op: str, dtype: pa.Decimal128Type) -> Callable[[pa.Array, pa.Arra
 
 
 def _small_arithmetic(op: str, a: pa.Array, b: pa.Array, dtype: pa.Decimal128Type) -> pa.Array | None:
-    """``a op b`` in int64, 10 times as fast; None where a value could leave int64 or ``dtype``."""
+    """``a op b`` in int64, several times as fast; None where a value could leave int64 or ``dtype``."""
     (x, x_mask), (y, y_mask) = _int64s(a), _int64s(b)
     if x is None or y is None:
         return None
