@@ -115,12 +115,17 @@ def collect(values: Mapping[str, object]) -> Declarations:
 
 def compile_declarations(declarations: Declarations, root: Path) -> Plans:
     """Plans of all declarations; the columns of each source's log are looked up below ``root``."""
-    from featurestore.log.schema import declared_columns, raw_schema
+    from featurestore.log.schema import declared_columns, source_columns
 
     sources: dict[str, SourcePlan] = {}
     for name, source in declarations.sources.items():
-        raw = {} if source.log is None else raw_schema(source.log, root)
-        sources[name] = source_plan(source, declared_columns(source, raw))
+        over = [view for view in declarations.views.values() if view.source.name == name]
+        keys = tuple(dict.fromkeys(key for view in over for key in view.entity.keys))
+        if source.log is None:
+            columns = declared_columns(source, {}, keys)
+        else:
+            columns = source_columns(source, keys, root)
+        sources[name] = source_plan(source, columns)
     views = {name: view_plan(view, sources[view.source.name]) for name, view in declarations.views.items()}
     services = {name: service_plan(service, views) for name, service in declarations.services.items()}
     return Plans(sources, views, services)

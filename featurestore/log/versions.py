@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -28,6 +29,19 @@ from featurestore.log.schema import source_columns
 _SHOWN_REJECTED = 1000
 
 Bools = NDArray[np.bool_]
+
+
+class EventParts(Protocol):
+    """What is asked of an event source here; a declaration and its plan both are one."""
+
+    @property
+    def event_time(self) -> str: ...
+
+    @property
+    def ids(self) -> tuple[str, ...]: ...
+
+    @property
+    def deleted(self) -> str | None: ...
 
 
 @dataclass(frozen=True)
@@ -66,7 +80,7 @@ def read_versions(
 
 def event_versions(
     cast: Cast,
-    source: EventSource,
+    source: EventParts,
     entity_keys: Sequence[str],
     *,
     file: LogFile | None = None,

@@ -1,0 +1,1 @@
+"""Benchmarks: ratios side by side in one run, each checked against the oracle; never a timed test."""
