@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
 from featurestore.batch import manifest as manifests
 from featurestore.batch.digest import digest
@@ -99,6 +100,9 @@ class TrainingSet:
         for name, source in made["sources"].items():
             counts = ", ".join(f"{count:,} {kind}" for kind, count in source["counts"].items() if count)
             lines.append(f"  source {name}: {counts}")
+            if source["corrected"]:
+                lines.append(f"    corrected, for example: {'; '.join(source['corrected'])}")
+            lines.extend(f"    rejected {count:,}: {reason}" for reason, count in source["rejected"].items())
         for name, count in made["flagged"].items():
             lines.append(f"  {name}: {count:,} values beyond their type, given as null")
         return "\n".join(lines)
@@ -196,11 +200,20 @@ def _count(
         "keyless": facts.keyless,
     }
     source["rejected"] = dict(facts.reasons)
+    source["corrected"] = named(facts.table, view.source.ids, counts.corrected)
     tally.rows_without_key[view.entity.name] = keyless_rows
     tally.flagged_expressions += answers.flagged_expressions
     for one in answers.answers:
         if one.flagged is not None and one.flagged.any():
             tally.flagged[one.feature.reference] = int(one.flagged.sum())
+
+
+def named(table: pa.Table, ids: Sequence[str], rows: NDArray[np.int64]) -> list[str]:
+    """The ids of some rows as text, for a report to name them."""
+    if not len(rows):
+        return []
+    picked = table.select(list(ids)).take(pa.array(rows)).to_pydict()
+    return [", ".join(str(value) for value in values) for values in zip(*picked.values(), strict=True)]
 
 
 def _manifest(

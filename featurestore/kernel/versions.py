@@ -26,6 +26,9 @@ NEVER = np.iinfo(np.int64).max
 """The available_at of a version whose declared column is null, and the end of what nothing ends."""
 ALWAYS = np.iinfo(np.int64).min
 
+NAMED = 10
+"""Corrected identities that a report names."""
+
 HASH_COLUMN = "__hash"
 """Where a versions table carries its content hashes (16 bytes a row) when they are already known."""
 
@@ -138,6 +141,7 @@ class _Chosen:
     duplicates: int
     corrections: int
     retracted: int
+    corrected: I64
 
 
 @compiled(f"i8[::1]({READ}, {READ})")
@@ -174,15 +178,19 @@ def _choose(
     last = np.ones(len(rows), np.bool_)
     last[:-1] = group[1:] != group[:-1]
     corrections = int(len(rows) - last.sum())
+    corrects = last.copy()
+    corrects[1:] &= group[1:] == group[:-1]
+    corrects[:1] = False
+    corrected = np.sort(rows[corrects])[:NAMED]
     deleted = _deleted(table, rows, roles)
     retracted = int((deleted & last).sum())
     if not follows_question:
         stay = last & ~deleted
         none = np.empty(0, np.int64)
-        return _Chosen(rows[stay], none, none, duplicates, corrections, retracted)
+        return _Chosen(rows[stay], none, none, duplicates, corrections, retracted, corrected)
     end = _ends(group, av)
     stay = ~deleted & (av < end)
-    return _Chosen(rows[stay], av[stay], end[stay], duplicates, corrections, retracted)
+    return _Chosen(rows[stay], av[stay], end[stay], duplicates, corrections, retracted, corrected)
 
 
 def _deleted(table: pa.Table, rows: I64, roles: Roles) -> Bools:
@@ -256,17 +264,16 @@ def timeline(
             chosen = _choose(table, rows, group, roles, available, follows_question=follows)
 
     alone = codes >= 0 if single_row is None else single_row & (codes >= 0)
-    counts = Counts(known, 0, 0, 0)
+    gone_alone = 0
     if roles.deleted is not None:
         gone = _deleted(table, np.arange(len(codes)), roles) & alone
         alone = alone & ~gone
-        counts = Counts(known, 0, 0, int(gone.sum()))
+        gone_alone = int(gone.sum())
     start = end = None
     stays = alone
     if follows and bool((available > event_time)[alone].any()):
         start = available
     if chosen is not None:
-        counts = Counts(known, chosen.duplicates, chosen.corrections, counts.retracted + chosen.retracted)
         stays = alone.copy()
         stays[chosen.rows] = True
         if follows:
@@ -274,6 +281,11 @@ def timeline(
             start[chosen.rows] = chosen.start
             end = np.full(len(codes), NEVER, np.int64)
             end[chosen.rows] = chosen.end
+    if chosen is None:
+        counts = Counts(known, 0, 0, gone_alone, np.empty(0, np.int64))
+    else:
+        retracted = gone_alone + chosen.retracted
+        counts = Counts(known, chosen.duplicates, chosen.corrections, retracted, chosen.corrected)
     # A retraction may lack its event_time; nothing else that stays does.
     stays = stays & (event_time != NEVER)
     if int(stays.sum()) != known or chosen is not None:
