@@ -91,9 +91,8 @@ class TrainingSet:
     def text(self) -> str:
         """A few lines for a person: rows, and everything that was left out or flagged."""
         made = self.manifest
-        lines = [
-            f"{made['rows']:,} rows, {len(made['features'])} features, known at {made['known_at'] or 'everything'}"
-        ]
+        known_at = made["known_at"] or "everything"
+        lines = [f"{made['rows']:,} rows, {len(made['features'])} features, known at {known_at}"]
         for name, count in made["counts"].items():
             if count:
                 lines.append(f"  {name.replace('_', ' ')}: {count:,}")

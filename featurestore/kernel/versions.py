@@ -61,13 +61,14 @@ class Timeline:
 @dataclass(frozen=True)
 class Counts:
     """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content),
-    ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a
-    retraction."""
+    ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a retraction;
+    ``corrected`` int64, the rows of the last versions of some corrected identities, for a report to name."""
 
     versions: int
     duplicates: int
     corrections: int
     retracted: int
+    corrected: I64
 
 
 def instants(array: pa.Array, *, null: int) -> I64:
