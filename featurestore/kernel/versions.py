@@ -61,8 +61,9 @@ class Timeline:
 @dataclass(frozen=True)
 class Counts:
     """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content),
-    ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a retraction;
-    ``corrected`` int64, the rows of the last versions of some corrected identities, for a report to name."""
+    ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a
+    retraction; ``corrected`` int64, the rows of the last versions of some corrected identities, for a report
+    to name."""
 
     versions: int
     duplicates: int
