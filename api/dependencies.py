@@ -1,7 +1,7 @@
 """What the routes share: the project's store, the settings, and who may ask.
 
-Reading and pushing have a token each; without one the service is open, which is why it listens on this machine
-only.
+Reading and pushing have a token each; without one the service is open, which is why it listens on this
+machine only.
 """
 
 from __future__ import annotations
@@ -73,8 +73,14 @@ def _authorize(scope: Scope, token: SecretStr | None) -> None:
     # Compared as bytes and in constant time; what is no Latin-1 came in no header.
     wanted = token.get_secret_value().encode()
     if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode("latin-1"), wanted):
-        raise Problem(401, "token", "Token", "the request has no token that this service knows",
-                      hint="send it as: Authorization: Bearer TOKEN", headers={"www-authenticate": "Bearer"})  # fmt: skip
+        raise Problem(
+            401,
+            "token",
+            "Token",
+            "the request has no token that this service knows",
+            hint="send it as: Authorization: Bearer TOKEN",
+            headers={"www-authenticate": "Bearer"},
+        )
 
 
 def service_of(request: Request) -> Service:

@@ -1,7 +1,7 @@
 """What the POST routes take and give: decoded from these types, encoded as them, documented by them.
 
-Instants are ISO 8601 text with an offset. A JSON number keeps its digits until the declared type of its column
-is known.
+Instants are ISO 8601 text with an offset. A JSON number keeps its digits until the declared type of its
+column is known.
 """
 
 from __future__ import annotations

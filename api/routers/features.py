@@ -19,7 +19,7 @@ from api.schemas import ExplainRequest, OnlineRequest, explain_decoder, online_d
 from featurestore import clock
 from featurestore.instants import horizon, instant
 
-# A small answer takes hardly longer than handing it to a thread and back; a large one must not hold up others.
+# A small answer takes hardly longer than handing it to a thread; a large one must not hold up others.
 _INLINE_VALUES = 64
 
 

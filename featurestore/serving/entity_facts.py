@@ -1,7 +1,7 @@
 """Stored payloads become timelines again: the facts of the entities that a request asks about.
 
-A timeline version's columns never change, so what reads them is made once. All versions are read; which of them
-count is chosen by the kernel, as known at the request's horizon.
+A timeline version's columns never change, so what reads them is made once. All versions are read; which of
+them count is chosen by the kernel, as known at the request's horizon.
 """
 
 from __future__ import annotations

@@ -20,19 +20,22 @@ from featurestore.kernel.blocks import I64
 from featurestore.kernel.edges import Edges
 from featurestore.kernel.evaluate import Evaluation, answer
 from featurestore.kernel.expression_types import infer
+from featurestore.kernel.feature import Feature
 from featurestore.kernel.items import Items, ItemsKey
-from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.questions import Questions
+from featurestore.kernel.roles import KnownAt, Roles
+from featurestore.kernel.versions import single
 from featurestore.serving.entity_facts import EntityFacts
 from featurestore.serving.faces import json_values
-from featurestore.serving.lookup import Chosen, Lookup, canonical_keys, choose, groups
+from featurestore.serving.lookup import Lookup, canonical_keys, choose, groups
 from featurestore.serving.vectors import FeatureVector
 from featurestore.store import Store
 
 
 @dataclass(frozen=True)
 class ExplainedFact:
-    """A fact in the set. ``id`` by column; ``input`` is what the operation took of it (of a list that is taken
-    apart: the list of its elements), ``order`` what ``order=`` gave; instants are microseconds,
+    """A fact in the set. ``id`` by column; ``input`` is what the operation took of it (the list of elements
+    where it takes a list apart), ``order`` what ``order=`` gave; instants are microseconds,
     ``available_at`` None for null."""
 
     id: Mapping[str, object]
@@ -138,6 +141,7 @@ def explain_value(
     given = answers.answers[0]
     assert given.latest is not None
     vector = FeatureVector(one.asked, one.feature, given.values, answers.found, given.flagged, given.latest)
+    schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()}
     end_us = as_of - one.feature.delay_us
     window_us = one.feature.window_us
     return ExplainedValue(
@@ -152,7 +156,7 @@ def explain_value(
         end_us=end_us,
         view_version=one.view.version.version,
         store_commit=commit_number,
-        facts=_facts(one, facts, Evaluation(facts.timeline, facts.table, asked, None)),
+        facts=explained_facts(one.feature, one.view.plan.source.roles, schema, facts, asked),
     )
 
 
@@ -164,31 +168,26 @@ def seen(edges: Edges) -> I64:
     return np.setdiff1d(edges.enter[first : edges.hi[0]], edges.leave[first : edges.lo[0]])
 
 
-def _facts(one: Chosen, facts: EntityFacts, evaluation: Evaluation) -> tuple[ExplainedFact, ...]:
-    feature, plan = one.feature, one.view.plan
+def explained_facts(
+    feature: Feature, roles: Roles, schema: Mapping[str, DType], facts: EntityFacts, asked: Questions
+) -> tuple[ExplainedFact, ...]:
+    """The facts that the only question of ``asked`` sees of a feature; ``schema`` are the table's types."""
+    evaluation = Evaluation(facts.timeline, facts.table, asked, None)
     of = evaluation.items(ItemsKey.of(feature))
     items = seen(evaluation.item_edges(of, feature.window_us, feature.delay_us))
-    owner = of.fact_of(items)
     # Timeline order of items is timeline order of facts; a list's elements stand together.
-    fact, first = np.unique(owner, return_index=True)
+    fact, first = np.unique(of.fact_of(items), return_index=True)
     rows = facts.table.take(pa.array(facts.timeline.row[fact]))
-    schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()}
-    roles = plan.source.roles
-
-    def faces(name: str) -> list[object]:
-        return json_values(rows.column(name).combine_chunks(), schema[name])
-
-    ids = {name: faces(name) for name in roles.id}
+    ids = {name: json_values(single(rows, name), schema[name]) for name in roles.id}
     event_times = facts.timeline.event_time[fact].tolist()
     available = event_times
     if roles.available_at is not None:
-        available = rows.column(roles.available_at).cast(pa.int64()).to_pylist()
+        available = single(rows, roles.available_at).cast(pa.int64()).to_pylist()
     bounds = [*first.tolist(), len(items)]
     inputs = _inputs(of, items, feature.input_type, bounds, explode=feature.explode)
-    order_type = None if feature.order is None else infer(feature.order, schema)
     orders: list[object] = [None] * len(fact)
-    if of.order is not None and order_type is not None:
-        orders = json_values(of.order.at(items), order_type)
+    if of.order is not None and feature.order is not None:
+        orders = json_values(of.order.at(items), infer(feature.order, schema))
     return tuple(
         ExplainedFact(
             {name: values[i] for name, values in ids.items()},
