@@ -10,6 +10,7 @@ is the one written.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,7 +30,10 @@ def cache_directory() -> Path:
     for source in sorted(Path(__file__).parent.glob("*.py")):
         made.update(source.name.encode() + b"\x00" + source.read_bytes())
     default = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "featurestore" / "kernel"
-    return Path(os.environ.get("FEATURESTORE_KERNEL_CACHE_DIR") or default) / made.hexdigest()[:16]
+    place = Path(os.environ.get("FEATURESTORE_KERNEL_CACHE_DIR") or default) / made.hexdigest()[:16]
+    if not place.exists():
+        logging.getLogger(__name__).warning("compiling the kernel: once a release, about half a minute")
+    return place
 
 
 @contextmanager
