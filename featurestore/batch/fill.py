@@ -42,6 +42,12 @@ SHOWN = 10
 # Pushed rows are read back in windows of their numbers.
 ARRIVALS_ROWS = 500_000
 
+_TOLD = {
+    "corrected": "corrections",
+    "duplicate": "duplicates",
+    "keyless": "without an entity key",
+    "rejected": "rejected",
+}
 REBUILD = "run the backfill with --rebuild to fill a new version from the log as it is now"
 
 
@@ -67,13 +73,13 @@ class Filled:
     def text(self) -> str:
         count = self.counts
         told = [f"{count['accepted']:,} facts"]
-        for kind, what in (("corrected", "corrections"), ("duplicate", "duplicates"), ("keyless", "without an entity key"),
-                           ("rejected", "rejected")):  # fmt: skip
+        for kind, what in _TOLD.items():
             if count[kind]:
                 told.append(f"{count[kind]:,} {what}")
         lines = [
             f"{self.source} by {self.entity}: {', '.join(told)}"
-            f" from {len(self.loaded)} files ({self.unchanged} were loaded before)"
+            f" from {len(self.loaded)} file{'' if len(self.loaded) == 1 else 's'}"
+            + (f" ({self.unchanged} loaded before)" if self.unchanged else "")
         ]
         if self.corrections:
             lines.append(f"  ids with different content: {', '.join(self.corrections)}")
@@ -189,10 +195,10 @@ class Fill:
             return True
         if self._layout.has_id:
             return False
-        what = "is gone" if file is None else "was changed"
+        what = "is gone" if file is None else "has changed"
         raise BackfillError(
-            f'log file "{span.path}" {what} while it was loaded in part, and source "{self._plan.source.name}"'
-            " has no id",
+            f'log file "{span.path}" {what} since a part of it was loaded: source "{self._plan.source.name}"'
+            " has no id to tell what is new",
             hint=f"restore the file as it was, or {REBUILD}",
         )
 
@@ -240,8 +246,8 @@ class Fill:
         at = self._standing.done if self._standing.half_written else 0
         if self._standing.half_written and self._standing.total != delivery.runs:
             raise BackfillError(
-                f'source "{self._plan.source.name}": a part that was loaded by half now has {delivery.runs} runs,'
-                f" it had {self._standing.total}",
+                f'source "{self._plan.source.name}": a part that is loaded by half was'
+                f" {self._standing.total} runs and is {delivery.runs} now",
                 hint=REBUILD,
             )
         with ThreadPoolExecutor(1, thread_name_prefix="encode") as encoder:

@@ -26,7 +26,7 @@ from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.additions import Additions, prepare
 from featurestore.store.commit import Commit
-from featurestore.store.delivery import Delivery, Layout, deliver, sorted_keys
+from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
 from featurestore.store.payload import encode_arrivals
@@ -143,7 +143,7 @@ def _source(registry: Registry, name: str) -> SourcePlan:
     if not plan.ids:
         raise RequestError(
             f'source "{name}" has no id: each of its rows is its own fact, and a push may be repeated',
-            hint="declare the column(s) that identify an event: id=...; or add the rows to its log and backfill",
+            hint="declare what identifies an event, id=...; or add the rows to its log and backfill",
         )
     if not any(timeline.source == name for timeline in registry.timelines):
         raise RequestError(
@@ -324,7 +324,7 @@ def _delivery(table: pa.Table, hashes: NDArray[np.uint64], plan: SourcePlan, lay
         if not has_key.all():
             columns = [column.filter(pa.array(has_key)) for column in columns]
         encoded = encode_keys(columns, [schema[name] for name in layout.keys])
-        keys, place = sorted_keys(list(dict.fromkeys(encoded)))
+        keys = sorted(set(encoded))
         number = {key: i for i, key in enumerate(keys)}
         codes[has_key] = [number[key] for key in encoded]
     return deliver(table, hashes, codes, keys, layout)

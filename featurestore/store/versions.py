@@ -41,7 +41,7 @@ def drop_version(store: Store, view: str, version: int | str, now: Callable[[], 
         if found.state == "current":
             raise RequestError(
                 f'version {found.version} of feature view "{view}" is being served',
-                hint=f'switch to another one first: "featurestore versions switch {view} N"; {_known(registry, view)}',
+                hint=f'run "featurestore versions switch {view} N" first; {_known(registry, view)}',
             )
         commit.set_view_state(found.id, "dropped")
         retire_unread(commit, registry, {found.id})
