@@ -5,9 +5,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -66,10 +66,10 @@ def create_app(project: str | Path | None = None) -> FastAPI:
 @asynccontextmanager
 async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
-    warming = asyncio.create_task(asyncio.to_thread(_warm, service))
+    # A daemon: a first start compiles for a minute or so, and being stopped must not wait for it.
+    threading.Thread(target=_warm, args=(service,), name="warm", daemon=True).start()
     yield
     # Requests that were running are answered by now; a push that outlived its client is let finish.
-    await warming
     service.writers.shutdown(wait=True)
     service.readers.shutdown(wait=True)
     service.project.close()

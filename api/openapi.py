@@ -61,8 +61,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
     ingest = _operation(
         "ingest", "ingest", "Push rows into a source",
         "Rows are durable, served and part of the source's log when this answers; the same row again is a "
-        "duplicate. A bad row is refused with its line and reason while good rows go on; when all are bad, or "
-        "with `atomic=true` one is, nothing is kept and the answer is 422.",
+        "duplicate. A bad row is refused with its line and reason while good rows go on; when all are bad, "
+        "or with `atomic=true` one is, nothing is kept and the answer is 422.",
         {
             "required": True,
             "content": {

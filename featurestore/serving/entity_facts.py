@@ -35,7 +35,6 @@ class StoredTimeline:
 
     def __init__(self, version: TimelineVersion, keys: Sequence[str]) -> None:
         schema = {name: parse(dtype).arrow for name, dtype in version.columns.items()}
-        self._keys = {name: arrow for name, arrow in schema.items() if name in keys}
         fields = [pa.field(name, arrow) for name, arrow in schema.items() if name not in keys]
         self._reader = PayloadReader(pa.schema([*fields, pa.field(HASH_COLUMN, pa.binary(16))]))
 
@@ -43,7 +42,7 @@ class StoredTimeline:
         self,
         numbers: Mapping[bytes, int],
         payloads: Mapping[bytes, Sequence[bytes]],
-        keys: Mapping[str, Sequence[object]],
+        keys: Mapping[str, pa.Array],
         roles: Roles,
         known_at: KnownAt,
     ) -> EntityFacts:
@@ -55,6 +54,6 @@ class StoredTimeline:
         owner = np.array([numbers[key] for key in order for _ in payloads[key]], np.int64)
         codes = np.repeat(owner, counts)
         for name, values in keys.items():
-            table = table.append_column(name, pa.array(values, self._keys[name]).take(pa.array(codes)))
+            table = table.append_column(name, values.take(pa.array(codes)))
         made, _ = timeline(table, codes, len(numbers), roles, known_at)
         return EntityFacts(table, made)

@@ -24,7 +24,7 @@ from featurestore.log.cast import cast_rows
 from featurestore.serving.entity_facts import EntityFacts, StoredTimeline
 from featurestore.serving.vectors import FeatureVector, FeatureVectors
 from featurestore.store import Snapshot, Store
-from featurestore.store.entity_key import encode_key
+from featurestore.store.entity_key import encode_keys
 from featurestore.store.registry import AppliedView, Registry, read_registry
 
 I64 = NDArray[np.int64]
@@ -109,22 +109,18 @@ class Lookup:
         """
         view = group[0].view
         entity = view.plan.entity
-        rows = list(zip(*(keys[name][0].to_pylist() for name in entity.keys), strict=True))
+        columns = [keys[name][0] for name in entity.keys]
+        encoded = _encoded(columns, entity.dtypes)
         numbers: dict[bytes, int] = {}
-        codes = np.empty(len(rows), np.int64)
-        for i, row in enumerate(rows):
-            # A null key belongs to no timeline.
-            encoded = b"" if None in row else encode_key(row, entity.dtypes)
-            codes[i] = numbers.setdefault(encoded, len(numbers))
+        codes = np.array([numbers.setdefault(key, len(numbers)) for key in encoded], np.int64)
         payloads = snapshot.read(view.timeline.id, [key for key in numbers if key])
         stored = self._timelines.get(view.timeline.id)
         if stored is None:
             stored = self._timelines[view.timeline.id] = StoredTimeline(view.timeline, entity.keys)
-        read = entity.keys if whole else _key_columns(group)
         values = {}
-        if read:
-            firsts = np.unique(codes, return_index=True)[1].tolist()
-            values = {name: [rows[i][entity.keys.index(name)] for i in firsts] for name in read}
+        if read := entity.keys if whole else _key_columns(group):
+            first = pa.array(np.unique(codes, return_index=True)[1])
+            values = {name: keys[name][0].take(first) for name in read}
         facts = stored.facts(numbers, payloads, values, view.plan.source.roles, known_at)
         return facts, questions(codes, times, len(numbers))
 
@@ -222,6 +218,16 @@ def groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
     for one in chosen:
         made.setdefault((one.view.timeline.id, one.view.plan.entity.keys), []).append(one)
     return list(made.values())
+
+
+def _encoded(columns: Sequence[pa.Array], dtypes: Sequence[DType]) -> list[bytes]:
+    """Each row's key as bytes; empty for one with a null, which belongs to no timeline."""
+    if not any(column.null_count for column in columns):
+        return encode_keys(columns, dtypes)
+    whole = np.logical_and.reduce([column.is_valid().to_numpy(zero_copy_only=False) for column in columns])
+    mask = pa.array(whole)
+    found = iter(encode_keys([column.filter(mask) for column in columns], dtypes))
+    return [next(found) if there else b"" for there in whole.tolist()]
 
 
 def _key_columns(group: Sequence[Chosen]) -> list[str]:

@@ -14,12 +14,15 @@ from featurestore.dtypes import DType, instant_text
 from featurestore.errors import RequestError
 from featurestore.kernel.evaluate import NO_EVENT
 from featurestore.kernel.feature import Feature
-from featurestore.serving.faces import json_values
+from featurestore.serving.faces import instant_texts, json_values
 
 if TYPE_CHECKING:
     import pandas
 
 EPOCH_TEXT = "1970-01-01T00:00:00Z"
+
+_STATUSES = ("PRESENT", "NULL_VALUE", "INVALID", "NOT_FOUND")
+_PRESENT, _NULL_VALUE, _INVALID, _NOT_FOUND = range(4)
 
 
 @dataclass(frozen=True)
@@ -45,20 +48,16 @@ class FeatureVector:
 
     def statuses(self) -> list[str]:
         """PRESENT, NULL_VALUE, INVALID or NOT_FOUND, a row each; a value never depends on its status."""
-        made = []
-        nulls = self.values.is_null().to_pylist()
-        for i, null in enumerate(nulls):
-            if not self.found[i]:
-                made.append("NOT_FOUND")
-            elif self.flagged is not None and self.flagged[i]:
-                made.append("INVALID")
-            else:
-                made.append("NULL_VALUE" if null else "PRESENT")
-        return made
+        # The later an assignment, the more it says.
+        made = np.where(self.values.is_null().to_numpy(zero_copy_only=False), _NULL_VALUE, _PRESENT)
+        if self.flagged is not None:
+            made[self.flagged] = _INVALID
+        made[~self.found] = _NOT_FOUND
+        return [_STATUSES[code] for code in made.tolist()]
 
     def event_timestamps(self) -> list[str]:
         """The latest event time in each set as ISO 8601; 1970 for none."""
-        return [EPOCH_TEXT if us == NO_EVENT else instant_text(us) for us in self.latest.tolist()]
+        return instant_texts(np.where(self.latest == NO_EVENT, 0, self.latest))
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,8 @@ class FeatureVectors:
                     "event_timestamps": vector.event_timestamps(),
                 }
             )
-        twice = next((name for name in names if names.count(name) > 1), None)
-        if twice is not None:
+        if len(set(names)) < len(names):
+            twice = next(name for name in names if names.count(name) > 1)
             raise RequestError(
                 f'two features of this request are named "{twice}"',
                 hint='ask with "full_feature_names": true',
@@ -122,7 +121,7 @@ class FeatureVectors:
         as_of = (
             instant_text(self.as_of)
             if isinstance(self.as_of, int)
-            else [instant_text(us) for us in self.as_of]
+            else instant_texts(np.asarray(self.as_of, np.int64))
         )
         return {
             "metadata": {

@@ -10,14 +10,15 @@ from itertools import count
 from typing import Any
 
 import httpx
+import numpy as np
 import pyarrow as pa
 import pytest
 from api_project import Served, ask, served, write_project
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from featurestore.dtypes import TIMESTAMP
-from featurestore.serving.faces import json_values
+from featurestore.dtypes import TIMESTAMP, instant_text
+from featurestore.serving.faces import instant_texts, json_values
 
 numbers = count()
 
@@ -94,7 +95,8 @@ def test_a_value_comes_back_with_every_bit(
     ("column", "literal", "key"),
     [
         ("s", '"a"', "a"), ("n", "-5", "-5"), ("x", "0.1", "0.1"), ("x", '"NaN"', "NaN"),
-        ("d", "1.5", "1.500"), ("b", "true", "true"), ("seen", '"2026-03-02T10:00:00Z"', "2026-03-02T10:00:00Z"),
+        ("d", "1.5", "1.500"), ("b", "true", "true"),
+        ("seen", '"2026-03-02T10:00:00Z"', "2026-03-02T10:00:00Z"),
     ],
 )  # fmt: skip
 def test_the_keys_of_a_map_are_text(client: httpx.Client, column: str, literal: str, key: str) -> None:
@@ -127,6 +129,12 @@ def test_text_comes_back_as_it_was(client: httpx.Client, value: str) -> None:
 def test_instants_beyond_the_calendar_have_a_sign_and_all_their_digits() -> None:
     instants = pa.array([400_000_000_000_000_000, -70_000_000_000_000_001]).cast(TIMESTAMP.arrow)
     assert json_values(instants, TIMESTAMP) == ["+14645-06-30T15:06:40Z", "-0249-10-15T19:33:19.999999Z"]
+
+
+@settings(max_examples=200)
+@given(st.lists(st.one_of(st.integers(-(2**63), 2**63 - 1), st.integers(-(10**16), 10**16)), max_size=8))
+def test_many_instants_are_written_as_each_one_is(instants: list[int]) -> None:
+    assert instant_texts(np.array(instants, np.int64)) == [instant_text(us) for us in instants]
 
 
 def test_keys_come_back_as_canonical_values(client: httpx.Client) -> None:
