@@ -20,8 +20,9 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
+# passive: scikit-learn's threads give way instead of spinning, which is ten times faster on a busy machine.
 demo: $(INSTALLED)
-	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.flights.demo
+	OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.flights.demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest
