@@ -44,7 +44,7 @@ def arithmetic(op: str, dtype: pa.Decimal128Type) -> Callable[[pa.Array, pa.Arra
 
 
 def _small_arithmetic(op: str, a: pa.Array, b: pa.Array, dtype: pa.Decimal128Type) -> pa.Array | None:
-    """``a op b`` in int64, several times as fast; None where a value could leave int64 or ``dtype``."""
+    """``a op b`` in int64, several times as fast; None where a value could leave int64."""
     (x, x_mask), (y, y_mask) = _int64s(a), _int64s(b)
     if x is None or y is None:
         return None
@@ -53,8 +53,8 @@ def _small_arithmetic(op: str, a: pa.Array, b: pa.Array, dtype: pa.Decimal128Typ
     x_most, y_most = _largest(x) * x_power, _largest(y) * y_power
     if max(x_power, y_power) >= 2**62 or x_most >= 2**62 or y_most >= 2**62:
         return None
-    if (x_most * y_most if op == "*" else x_most + y_most) >= min(2**63, 10**dtype.precision):
-        return None
+    if (x_most * y_most if op == "*" else x_most + y_most) >= 2**63:
+        return None  # and what fits int64 fits dtype, which is cut to 38 digits only
     x, y = x * x_power, y * y_power
     return _from_unscaled(x * y if op == "*" else x + y if op == "+" else x - y, mask, dtype)
 

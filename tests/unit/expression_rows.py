@@ -40,11 +40,27 @@ DAY_US = 86_400_000_000
 EPOCH = datetime.date(1970, 1, 1)
 
 
-class Row:
-    """One row's columns and whether reading an expression over it has flagged it."""
+class Interpreter:
+    """Reads bound expressions over rows of ``schema``."""
 
-    def __init__(self, schema: Mapping[str, DType], values: Mapping[str, Any]) -> None:
-        self.schema, self.values, self.flagged = schema, values, False
+    def __init__(self, schema: Mapping[str, DType]) -> None:
+        self.schema = schema
+        self.types: dict[int, DType] = {}
+
+    def read(self, node: Node, row: Mapping[str, Any]) -> tuple[Any, bool]:
+        """The value of ``node``, and whether the row is flagged."""
+        reading = _Row(self, row)
+        return reading.read(node), reading.flagged
+
+    def dtype(self, node: Node) -> DType:
+        if id(node) not in self.types:
+            self.types[id(node)] = infer(node, self.schema)
+        return self.types[id(node)]
+
+
+class _Row:
+    def __init__(self, interpreter: Interpreter, values: Mapping[str, Any]) -> None:
+        self.dtype, self.values, self.flagged = interpreter.dtype, values, False
 
     def read(self, node: Node) -> Any:
         match node:
@@ -87,7 +103,7 @@ class Row:
                 return None
             case Cast(x, dtype):
                 v = self.read(x)
-                return None if v is None else self.held(cast(v, infer(x, self.schema), dtype), dtype)
+                return None if v is None else self.held(cast(v, self.dtype(x), dtype), dtype)
             case Call(function, args):
                 values = [self.read(x) for x in args]
                 if function in ("greatest", "least"):
@@ -95,16 +111,16 @@ class Row:
                     return (max if function == "greatest" else min)(present, key=rank, default=None)
                 if None in values:
                     return None
-                if function in CALENDAR and infer(args[0], self.schema).kind == "timestamp":
+                if function in CALENDAR and self.dtype(args[0]).kind == "timestamp":
                     values = [values[0] // DAY_US]
-                return self.held(call(function, *values), infer(node, self.schema))
+                return self.held(call(function, *values), self.dtype(node))
         raise AssertionError(node)
 
     def fit(self, node: Node, function: Any, *operands: Node) -> Any:
         values = [self.read(x) for x in operands]
         if None in values or (result := function(*values)) is None:
             return None
-        return self.held(result, infer(node, self.schema))
+        return self.held(result, self.dtype(node))
 
     def held(self, value: Any, dtype: DType) -> Any:
         """``value``, or null and a flag if it is FAILED or ``dtype`` does not hold it."""
