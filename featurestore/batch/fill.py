@@ -39,6 +39,8 @@ COMMIT_S = 0.05
 LEAST_CHUNK_ROWS, FIRST_CHUNK_ROWS = 1_000, 20_000
 MOST_CHUNK_ROWS = 400_000
 SHOWN = 10
+# What a thread hashes at once.
+HASHED_ROWS = 1 << 18
 # Pushed rows are read back in windows of their numbers.
 ARRIVALS_ROWS = 500_000
 
@@ -137,12 +139,27 @@ class Fill:
             self._standing = standing(snapshot.progress(self._timeline.id))
             self._loaded = dict(snapshot.loaded_files(self._timeline.id))
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
-        with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
+        hashing = ThreadPoolExecutor(1, thread_name_prefix="hash")
+        try:
             todo = self._todo(hashing)
             self._total_rows = sum(estimated_rows(file) - first for file, first in todo.files)
-            for part in self._parts(todo):
-                self._write(part)
+            self._write_all(self._parts(todo))
+        finally:
+            hashing.shutdown(cancel_futures=True)
         return self.report
+
+    def _write_all(self, parts: Iterator[Part]) -> None:
+        """Write parts; while one is written, the next is read and sorted."""
+
+        def following() -> tuple[Part, Delivery] | None:
+            part = next(parts, None)
+            return None if part is None else (part, self._deliver(part))
+
+        with ThreadPoolExecutor(1, thread_name_prefix="read") as reading:
+            ahead = reading.submit(following)
+            while (found := ahead.result()) is not None:
+                ahead = reading.submit(following)
+                self._write(*found)
 
     # What there is to load
 
@@ -216,13 +233,18 @@ class Fill:
         existed."""
         source, keys = self._plan.source, self._plan.entity.keys
         reader = LogReader(self._root, source, keys, self._hash)
+        at = self._standing.arrivals
         if todo.half:
             yield reader.again(todo.half, self._standing.rest)
         elif self._standing.half_written:
-            yield self._arrived(self._standing.spans[0].first, self._standing.spans[0].end)
+            half = self._arrived(self._standing.spans[0].first, self._standing.spans[0].end)
+            at = half.last_number
+            yield half
         yield from reader.parts(todo.files)
-        while self._standing.arrivals < self._last_arrival:
-            yield self._arrived(self._standing.arrivals + 1)
+        while at < self._last_arrival:
+            part = self._arrived(at + 1)
+            at = part.last_number
+            yield part
 
     def _arrived(self, first: int, end: int | None = None) -> Part:
         """Pushed rows from number ``first`` on: up to ``end``, or as many as a part holds."""
@@ -240,9 +262,8 @@ class Fill:
 
     # Writing a part
 
-    def _write(self, part: Part) -> None:
+    def _write(self, part: Part, delivery: Delivery) -> None:
         rows = part.rows
-        delivery = self._deliver(part)
         at = self._standing.done if self._standing.half_written else 0
         if self._standing.half_written and self._standing.total != delivery.runs:
             raise BackfillError(
@@ -254,9 +275,12 @@ class Fill:
             ahead = encoder.submit(self._prepare, delivery, at)
             while True:
                 made = ahead.result()
-                if made.end < delivery.runs:
+                more, sees_this = made.end < delivery.runs, delivery.goes_on(made.end)
+                if more and not sees_this:
                     ahead = encoder.submit(self._prepare, delivery, made.end)
                 self._commit(part, made)
+                if more and sees_this:
+                    ahead = encoder.submit(self._prepare, delivery, made.end)
                 done = int(delivery.bounds[made.end]) if made.end < delivery.runs else rows
                 self._tell(self._done_rows + done, max(self._total_rows, self._done_rows + rows), self._what)
                 if made.end >= delivery.runs:
@@ -268,7 +292,7 @@ class Fill:
         schema = pa.schema([(name, dtype.arrow) for name, dtype in plan.source.columns])
         versions = pa.concat_tables(part.tables).combine_chunks() if part.tables else schema.empty_table()
         part.tables.clear()
-        hashes = content_hash(versions, plan.source.roles.content)
+        hashes = self._content_hashes(versions)
         if not versions.num_rows:
             return deliver(versions, hashes, np.empty(0, np.int64), [], self._layout)
         index, codes = key_index([single(versions, name) for name in plan.entity.keys])
@@ -279,6 +303,14 @@ class Fill:
             encode_keys([single(distinct, name) for name in plan.entity.keys], plan.entity.dtypes)
         )
         return deliver(versions, hashes, place[codes], keys, self._layout, threads=self._threads)
+
+    def _content_hashes(self, versions: pa.Table) -> NDArray[np.uint64]:
+        content = self._plan.source.roles.content
+        if self._threads is None:
+            return content_hash(versions, content)
+        slices = [versions.slice(at, HASHED_ROWS) for at in range(0, versions.num_rows, HASHED_ROWS)]
+        parts = list(self._threads.map(lambda part: content_hash(part, content), slices))
+        return np.concatenate(parts) if parts else content_hash(versions, content)
 
     def _prepare(self, delivery: Delivery, first: int) -> Additions:
         """The next chunk of runs, as many as a commit has time for."""

@@ -124,6 +124,10 @@ class Delivery:
     def runs(self) -> int:
         return len(self.run_entity)
 
+    def goes_on(self, run: int) -> bool:
+        """Whether a run belongs to the entity of the run before it."""
+        return 0 < run < self.runs and bool(self.run_entity[run] == self.run_entity[run - 1])
+
     @cached_property
     def facts(self) -> Facts:
         return facts_of(self.table, self.layout)
@@ -137,6 +141,7 @@ def deliver(
     layout: Layout,
     *,
     threads: ThreadPoolExecutor | None = None,
+    run_versions: int = RUN_VERSIONS,
 ) -> Delivery:
     """Put versions in order. ``codes`` int64[rows] number each version's key in ``keys``, which ascend; a
     negative code belongs to no timeline and is left out. A stored column that ``versions`` lacks, or has
@@ -146,13 +151,16 @@ def deliver(
     sort_blocks(offsets, order, event_time, threads=threads)
     event_time = event_time[order]
     index = pa.array(order)
-    columns = [
-        _hash_array(hashes[order])
-        if field.name == HASH_COLUMN
-        else _column(versions, field.name, layout.stored).take(index)
-        for field in layout.stored
-    ]
-    bounds, run_entity = _cut(offsets, event_time, RUN_VERSIONS)
+
+    def column(name: str) -> pa.Array:
+        if name == HASH_COLUMN:
+            return _hash_array(hashes[order])
+        return _column(versions, name, layout.stored).take(index)
+
+    names = layout.stored.names
+    # A few rows are not worth handing over.
+    columns = list(threads.map(column, names) if threads and len(order) > 50_000 else map(column, names))
+    bounds, run_entity = _cut(offsets, event_time, run_versions)
     return Delivery(
         layout,
         keys,

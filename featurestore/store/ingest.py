@@ -303,19 +303,22 @@ def _prepare(
     made = []
     for timeline in registry.timelines:
         if timeline.source == plan.name:
-            delivery = _delivery(table, hashes, plan, Layout.of(timeline))
+            delivery = _delivery(table, hashes, plan, timeline)
             made.append(
                 _Prepared(timeline, prepare(delivery, 0, delivery.runs, DELTA_LEVEL, timeline.id, snapshot))
             )
     return made
 
 
-def _delivery(table: pa.Table, hashes: NDArray[np.uint64], plan: SourcePlan, layout: Layout) -> Delivery:
+def _delivery(
+    table: pa.Table, hashes: NDArray[np.uint64], plan: SourcePlan, timeline: TimelineVersion
+) -> Delivery:
     """The rows that have an entity key, in key order."""
-    schema = plan.schema
+    layout, schema = Layout.of(timeline), plan.schema
     codes = np.full(table.num_rows, -1, np.int64)
     keys: list[bytes] = []
-    if all(name in schema for name in layout.keys):
+    # An older version's key may be a column that the source has no more, or has in another type.
+    if all(name in schema and timeline.columns[name] == str(schema[name]) for name in layout.keys):
         columns = [single(table, name) for name in layout.keys]
         has_key = np.ones(table.num_rows, np.bool_)
         for column in columns:

@@ -1,0 +1,68 @@
+"""Writers take turns: while one process backfills, pushes of another are answered, and none fails."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from featurestore import FeatureStore
+from tests.integration.backfill_project import (
+    BEGIN_US,
+    DAY_US,
+    SCHEMA,
+    assert_parity,
+    counters,
+    project,
+    pushed,
+    row,
+)
+
+
+def run_backfill(root: Path) -> None:
+    with FeatureStore(root) as store:
+        store.backfill()
+
+
+@pytest.mark.parametrize("events", [100_000, pytest.param(1_000_000, marks=pytest.mark.slow)])
+def test_pushes_are_answered_within_a_second_during_a_backfill(tmp_path: Path, events: int):
+    root = project(tmp_path)
+    draw = np.random.default_rng(3)
+    ts = pa.array(BEGIN_US + draw.integers(0, 90 * DAY_US, events), pa.timestamp("us", "UTC"))
+    table = pa.table(
+        {
+            "transaction_id": pa.array([f"e{number}" for number in range(events)]),
+            "card_id": pa.array([f"c{number}" for number in draw.integers(0, events // 20, events)]),
+            "ts": ts,
+            "amount": draw.gamma(2.0, 30.0, events),
+            "recorded_at": ts,
+            "gone": pa.nulls(events, pa.bool_()),
+        },
+        schema=SCHEMA,
+    )
+    pq.write_table(table, root / "data" / "a.parquet")
+    with FeatureStore(root) as store:
+        store.apply()
+        store.ingest("transactions", [pushed(row(0))])
+        process = multiprocessing.get_context("spawn").Process(target=run_backfill, args=(root,))
+        process.start()
+        took_s: list[float] = []
+        while process.is_alive():
+            number = len(took_s) + 1
+            start = time.monotonic()
+            report = store.ingest("transactions", [pushed(row(number, card=f"c{number % 1000}"))])
+            took_s.append(time.monotonic() - start)
+            assert report.accepted == 1
+        process.join()
+        assert process.exitcode == 0
+        assert len(took_s) > 50
+        assert float(np.quantile(took_s, 0.99)) < 1
+        counts = counters(store)
+        assert counts["log/card@1"] == {"accepted": events, "delivered": events}
+        assert counts["arrivals"]["accepted"] == len(took_s) + 1
+        assert_parity(store, 300)
