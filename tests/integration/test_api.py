@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ from api_project import MIDNIGHT, Served, ask, push, served, write_project
 from api.errors import STATUSES
 from api.routers import catalog, features, health, ingest
 from featurestore import errors
+from featurestore.settings import ServingSettings
 
 
 @pytest.fixture(scope="module")
@@ -314,6 +316,22 @@ def test_every_error_of_the_library_has_a_status() -> None:
     for kind in known:
         if kind is not errors.FeatureStoreError:
             assert any(parent in STATUSES for parent in kind.__mro__), kind
+
+
+def test_the_page_on_http_names_every_route_setting_and_status(client: httpx.Client) -> None:
+    page = (Path(__file__).parents[2] / "docs" / "http.md").read_text()
+    document = client.get("/openapi.json").json()
+    statuses = {
+        status
+        for operations in document["paths"].values()
+        for operation in operations.values()
+        for status in operation["responses"]
+    }
+    wanted = [*document["paths"], *ServingSettings.model_fields]
+    assert [
+        name for name in wanted if f"`{name}`" not in page.replace("`POST ", "`").replace("`GET ", "`")
+    ] == []
+    assert [status for status in statuses - {"200"} if f"| {status} |" not in page] == []
 
 
 # Tokens
