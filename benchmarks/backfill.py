@@ -3,8 +3,8 @@
     python -m benchmarks.backfill [--data DIR] [--rounds 3] [--events 10000000]
 
 Each run is a process of its own, warm (imports done, kernel loaded), with an empty store. Time is that of
-`backfill`: scan, hashes of files and contents, sort, encoding, commits, checkpoint. Every run's store is asked
-for the counts of 1,000 entities, which DuckDB computes from the same file.
+`backfill`: scan, hashes of files and contents, sort, encoding, commits, checkpoint. Every run's store is
+asked for the counts of 1,000 entities, which DuckDB computes from the same file.
 
 Last run: see benchmarks/README.md.
 """
@@ -72,11 +72,8 @@ def _check(store: object, log: Path, identified: bool) -> None:
     )
     counts = found.to_arrow().column("activity__n").to_pylist()
     what = "count(distinct id)" if identified else "count(*)"
-    wanted = dict(
-        duckdb.sql(
-            f"select entity_id, {what} from '{log}' where entity_id < {ASKED} group by entity_id"
-        ).fetchall()
-    )
+    query = f"select entity_id, {what} from '{log}' where entity_id < {ASKED} group by entity_id"
+    wanted = dict(duckdb.connect().execute(query).fetchall())
     assert counts == [wanted.get(entity, 0) for entity in range(ASKED)]
 
 

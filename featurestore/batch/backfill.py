@@ -18,7 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurestore.batch.fill import Fill, Filled
+from featurestore.batch.fill import Fill
+from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
 from featurestore.errors import BackfillError, UnknownNameError, suggestion
 from featurestore.log.files import list_files

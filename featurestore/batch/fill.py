@@ -11,16 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.keys import key_index
-from featurestore.batch.parts import LogReader, Part, Rejected, estimated_rows, part_of_arrivals
+from featurestore.batch.parts import LogReader, Part, estimated_rows, part_of_arrivals
 from featurestore.batch.spans import Span, Standing, standing
 from featurestore.errors import BackfillError
 from featurestore.kernel.content import content_hash
@@ -38,62 +38,12 @@ from featurestore.store.novelty import CORRECTED
 COMMIT_S = 0.05
 LEAST_CHUNK_ROWS, FIRST_CHUNK_ROWS = 1_000, 20_000
 MOST_CHUNK_ROWS = 400_000
-SHOWN = 10
 # What a thread hashes at once.
 HASHED_ROWS = 1 << 18
 # Pushed rows are read back in windows of their numbers.
 ARRIVALS_ROWS = 500_000
 
-_TOLD = {
-    "corrected": "corrections",
-    "duplicate": "duplicates",
-    "keyless": "without an entity key",
-    "rejected": "rejected",
-}
 REBUILD = "run the backfill with --rebuild to fill a new version from the log as it is now"
-
-
-@dataclass
-class Filled:
-    """What filling one timeline version did, in this run."""
-
-    source: str
-    entity: str
-    timeline_version: int
-    counts: Counter[str] = field(default_factory=Counter)
-    loaded: list[str] = field(default_factory=list)
-    unchanged: int = 0
-    changed: list[str] = field(default_factory=list)
-    removed: list[str] = field(default_factory=list)
-    corrections: list[str] = field(default_factory=list)
-    rejected: list[Rejected] = field(default_factory=list)
-    switched: list[str] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        return {**asdict(self), "counts": dict(self.counts)}
-
-    def text(self) -> str:
-        count = self.counts
-        told = [f"{count['accepted']:,} facts"]
-        for kind, what in _TOLD.items():
-            if count[kind]:
-                told.append(f"{count[kind]:,} {what}")
-        lines = [
-            f"{self.source} by {self.entity}: {', '.join(told)}"
-            f" from {len(self.loaded)} file{'' if len(self.loaded) == 1 else 's'}"
-            + (f" ({self.unchanged} loaded before)" if self.unchanged else "")
-        ]
-        if self.corrections:
-            lines.append(f"  ids with different content: {', '.join(self.corrections)}")
-        lines.extend(f"  rejected: {row.text()}" for row in self.rejected)
-        for paths, what in ((self.changed, "changed"), (self.removed, "removed")):
-            if paths:
-                shown = ", ".join(paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
-                lines.append(
-                    f"  {what} since it was loaded, its facts stay (--rebuild follows the log): {shown}"
-                )
-        lines.extend(f"  now served: {view}" for view in self.switched)
-        return "\n".join(lines)
 
 
 @dataclass(frozen=True)
@@ -224,7 +174,7 @@ class Fill:
         before = self._standing
         self._standing = Standing(arrivals=before.arrivals)
         with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-            self._check(commit, before, ())
+            self._check(commit, before, None)
             self._move(commit, before, self._standing)
         self._seen = commit.number
 

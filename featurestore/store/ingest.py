@@ -7,7 +7,7 @@ adds nothing, unless it is now known to have been available earlier.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.errors import RequestError, RowError, UnknownNameError, suggestion
+from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.versions import single
-from featurestore.log.cast import Cast, cast_rows, cast_table
-from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.additions import Additions, prepare
 from featurestore.store.commit import Commit
@@ -30,7 +28,7 @@ from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
 from featurestore.store.payload import encode_arrivals
-from featurestore.store.pushed_files import pushed_tables
+from featurestore.store.pushes import Push, all_or_none, joined, pushes_of
 from featurestore.store.records import DELTA_LEVEL, TimelineVersion
 from featurestore.store.registry import Registry, read_registry
 from featurestore.store.snapshot import Snapshot
@@ -38,10 +36,6 @@ from featurestore.store.store import Store
 
 PARTITION = "arrivals"
 KEYLESS = 3
-# 5,000 rows of a file take some 20 ms, so that others get their turn.
-CHUNK_ROWS = 5_000
-# Casting and rejecting name the first thousand faults: of as many rows, all.
-PIECE_ROWS = 1_000
 
 _registries: WeakKeyDictionary[Store, Registry] = WeakKeyDictionary()
 
@@ -99,9 +93,9 @@ def ingest(
     """
     registry = _registry(store)
     plan = _source(registry, source)
-    pushes: Iterable[Push] = _pushes(root, plan, rows)
+    pushes: Iterable[Push] = pushes_of(root, plan, rows)
     if atomic:
-        pushes = [_all_or_none(_joined(list(pushes), plan), plan)]
+        pushes = [all_or_none(joined(list(pushes), plan), plan)]
     counts: Counter[str] = Counter()
     rejected: list[tuple[int, str]] = []
     number = 0
@@ -150,95 +144,6 @@ def _source(registry: Registry, name: str) -> SourcePlan:
             f'no applied feature view reads source "{name}"', hint='declare one and run "featurestore apply"'
         )
     return plan
-
-
-# What is pushed
-
-
-@dataclass(frozen=True)
-class Push:
-    """Good rows of one push, in canonical columns, and those that were refused."""
-
-    table: pa.Table
-    rejected: Sequence[tuple[int, str]] = ()
-
-
-def _pushes(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
-    """What to commit, one after another: a file's chunks, or all that was handed in at once."""
-    if not isinstance(rows, str | Path):
-        yield _joined(list(_pieces(plan, rows)), plan)
-        return
-    some: list[Push] = []
-    for piece in _pieces_of_file(root / Path(rows).expanduser(), plan):
-        some.append(piece)
-        if len(some) * PIECE_ROWS >= CHUNK_ROWS:
-            yield _joined(some, plan)
-            some = []
-    yield _joined(some, plan)
-
-
-def _pieces_of_file(path: Path, plan: SourcePlan) -> Iterator[Push]:
-    for table, numbers, refused in pushed_tables(path, list(plan.schema), plan):
-        if refused:
-            yield Push(_empty(plan), refused)
-        for first in range(0, table.num_rows, PIECE_ROWS):
-            part = table.slice(first, PIECE_ROWS)
-            cast = cast_table(part, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, numbers[first : first + PIECE_ROWS])
-
-
-def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
-    columns = plan.schema
-    if isinstance(rows, pa.Table):
-        unknown = [name for name in rows.column_names if name not in columns]
-        if unknown:
-            raise RequestError(
-                f'no column "{unknown[0]}" in source "{plan.name}"',
-                hint=suggestion(unknown[0], columns, what="columns"),
-            )
-        for first in range(0, rows.num_rows, PIECE_ROWS):
-            part = rows.slice(first, PIECE_ROWS)
-            cast = cast_table(part, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, np.arange(first + 1, first + 1 + part.num_rows))
-        return
-    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
-        raise RequestError(
-            "rows are a path, a list of dicts or an Arrow table", hint='as [{"id": "t1", ...}]'
-        )
-    for first in range(0, len(rows), PIECE_ROWS):
-        some = rows[first : first + PIECE_ROWS]
-        cast = cast_rows(some, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-        yield _good(cast, plan, np.arange(first + 1, first + 1 + len(some)))
-
-
-def _good(cast: Cast, plan: SourcePlan, numbers: NDArray[np.int64]) -> Push:
-    # Without entity keys: a row may be keyless for one entity of the source and not for another.
-    made = event_versions(cast, plan, ())
-    return Push(made.table, [(int(numbers[row]), reason) for row, reason in made.rejected])
-
-
-def _joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
-    if len(pushes) == 1:
-        return pushes[0]
-    tables = [push.table for push in pushes] or [_empty(plan)]
-    return Push(
-        pa.concat_tables(tables).combine_chunks(), sorted(row for push in pushes for row in push.rejected)
-    )
-
-
-def _empty(plan: SourcePlan) -> pa.Table:
-    return pa.schema([(name, dtype.arrow) for name, dtype in plan.columns]).empty_table()
-
-
-def _all_or_none(push: Push, plan: SourcePlan) -> Push:
-    if push.rejected:
-        shown = "; ".join(f"row {row}: {reason}" for row, reason in push.rejected[:5])
-        raise RowError(
-            f'source "{plan.name}": nothing is written, {len(push.rejected):,} rows are refused ({shown})',
-            hint="mend them, or push without atomic to leave them out",
-            rows=push.rejected,
-        )
-    return push
 
 
 # What a push adds

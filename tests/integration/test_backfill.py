@@ -15,6 +15,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.batch import fill, parts
+from featurestore.batch.backfill import backfill
 from featurestore.errors import BackfillError, RequestError, StoreUnavailableError, UnknownNameError
 from tests.integration.backfill_project import (
     AS_OF,
@@ -310,6 +311,29 @@ def test_a_file_that_changed_under_a_half_loaded_part_is_loaded_again_where_ther
         assert value(store, "activity:n") == 2
         counters(store)
         assert_parity(store, 9)
+
+
+def test_a_half_loaded_part_is_begun_again_while_rows_are_pushed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    root = project(tmp_path)
+    write(root, "a.parquet", [row(number, card=f"c{number}") for number in range(9)])
+    with opened(root) as store, FeatureStore(root) as other:
+        interrupted(store, monkeypatch)
+        write(root, "a.parquet", [row(number, card=f"c{number}") for number in range(10)])
+        pushes = 0
+
+        def now() -> int:
+            """Somebody else commits before every commit of the backfill."""
+            nonlocal pushes
+            pushes += 1
+            other.ingest("transactions", [pushed(row(100 + pushes))])
+            return 1
+
+        plans = store.plans.views
+        report = backfill(store.store, root, plans, None, rebuild=False, progress=None, now=now, threads=None)
+        assert report.counts["accepted"] == 8
+        counters(store)
 
 
 def test_two_backfills_at_once_never_load_a_part_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

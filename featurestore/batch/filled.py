@@ -1,0 +1,63 @@
+"""What filling one timeline version did: its counts, and what a person should know by name.
+
+Time: none. Everything here is of one run; the store's counters are of all runs.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from featurestore.batch.parts import Rejected
+
+# Of corrections and rejected rows, so many are named.
+SHOWN = 10
+
+_TOLD = {
+    "corrected": "corrections",
+    "duplicate": "duplicates",
+    "keyless": "without an entity key",
+    "rejected": "rejected",
+}
+
+
+@dataclass
+class Filled:
+    """What filling one timeline version did, in this run."""
+
+    source: str
+    entity: str
+    timeline_version: int
+    counts: Counter[str] = field(default_factory=Counter)
+    loaded: list[str] = field(default_factory=list)
+    unchanged: int = 0
+    changed: list[str] = field(default_factory=list)
+    removed: list[str] = field(default_factory=list)
+    corrections: list[str] = field(default_factory=list)
+    rejected: list[Rejected] = field(default_factory=list)
+    switched: list[str] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {**asdict(self), "counts": dict(self.counts)}
+
+    def text(self) -> str:
+        """A line of what was added, then what a person should know about it."""
+        told = [f"{self.counts['accepted']:,} facts"]
+        told += [f"{self.counts[kind]:,} {what}" for kind, what in _TOLD.items() if self.counts[kind]]
+        files = f"{len(self.loaded)} file{'' if len(self.loaded) == 1 else 's'}"
+        before = f" ({self.unchanged} loaded before)" if self.unchanged else ""
+        lines = [f"{self.source} by {self.entity}: {', '.join(told)} from {files}{before}"]
+        if not self.counts["delivered"]:
+            lines = [f"{self.source} by {self.entity}: nothing new{before}"]
+        if self.corrections:
+            lines.append(f"  ids with different content: {', '.join(self.corrections)}")
+        lines.extend(f"  rejected: {row.text()}" for row in self.rejected)
+        for paths, what in ((self.changed, "changed"), (self.removed, "removed")):
+            if paths:
+                shown = ", ".join(paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
+                lines.append(
+                    f"  {what} since it was loaded, its facts stay (--rebuild follows the log): {shown}"
+                )
+        lines.extend(f"  now served: {view}" for view in self.switched)
+        return "\n".join(lines)
