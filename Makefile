@@ -20,7 +20,7 @@ $(INSTALLED): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $@
 
-# passive: scikit-learn's threads give way instead of spinning, which is ten times faster on a busy machine.
+# passive: scikit-learn's threads give way while they wait for each other; others may need the cores.
 demo: $(INSTALLED)
 	OMP_WAIT_POLICY=passive PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m examples.flights.demo
 

@@ -49,9 +49,9 @@ class Evaluation:
         lines = [
             f"{self.trained_on:,} flights to learn from, {len(self.actual):,} to be judged on",
             f"{self.features} features beside the timetable",
-            f"error in minutes {'MAE':>36} {'RMSE':>7}",
+            f"{'error in minutes':<48} {'MAE':>6} {'RMSE':>7}",
         ]
-        lines.extend(f"  {way:<44} {self.mae(way):>6.2f} {self.rmse(way):>7.2f}" for way in self.predicted)
+        lines.extend(f"  {way:<46} {self.mae(way):>6.2f} {self.rmse(way):>7.2f}" for way in self.predicted)
         return "\n".join(lines)
 
 
