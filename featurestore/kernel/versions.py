@@ -213,7 +213,7 @@ def _break_ties(
         return
     places = np.flatnonzero(tied)
     rows = order[places]
-    names = [name for name in (roles.order_by, *roles.id) if name is not None]
+    names = list(dict.fromkeys(name for name in (roles.order_by, *roles.id) if name is not None))
     part = table.select(names).take(pa.array(rows)) if names else None
     entity = np.searchsorted(offsets, places, side="right")
     keys: list[NDArray[np.generic]] = [_sortable(single(part, name)) for name in names] if part else []
