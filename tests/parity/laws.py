@@ -348,7 +348,9 @@ def check_nothing_silent(bench: Bench) -> None:
             assert parts == n, (key, counters)
     pushed = delivered.pop("arrivals")
     assert (pushed, sum(delivered.values())) == (len(rows), len(rows) + 3), json.dumps(delivered)
-    counts = project.training_set([Question(("c1",), NOON)], None).manifest["sources"]["events"]["counts"]
+    counts = project.training_set([Question(("c1",), NOON)], None).manifest["sources"]["events"]["entities"][
+        "card"
+    ]
     assert (counts["rejected"], counts["keyless"]) == (2, 2), counts
 
 
