@@ -64,8 +64,12 @@ def _comparable(found: DType, dtype: DType) -> bool:
     if found.kind == dtype.kind:
         return True
     return (found.kind, dtype.kind) in {
-        ("string", "uuid"), ("uuid", "string"), ("binary", "uuid"), ("int64", "decimal"), ("decimal", "int64"),
-    }  # fmt: skip
+        ("string", "uuid"),
+        ("uuid", "string"),
+        ("binary", "uuid"),
+        ("int64", "decimal"),
+        ("decimal", "int64"),
+    }
 
 
 def as_table(spine: object, root: Path) -> pa.Table:

@@ -97,11 +97,18 @@ class TrainingSet:
             if count:
                 lines.append(f"  {name.replace('_', ' ')}: {count:,}")
         for name, source in made["sources"].items():
-            counts = ", ".join(f"{count:,} {kind}" for kind, count in source["counts"].items() if count)
-            lines.append(f"  source {name}: {counts}")
-            if source["corrected"]:
-                lines.append(f"    corrected, for example: {'; '.join(source['corrected'])}")
-            lines.extend(f"    rejected {count:,}: {reason}" for reason, count in source["rejected"].items())
+            for entity, counts in source["entities"].items():
+                told = ", ".join(
+                    f"{count:,} {what.replace('_', ' ')}"
+                    for what, count in counts.items()
+                    if isinstance(count, int) and count
+                )
+                lines.append(f"  {name} by {entity}: {told or 'nothing'}")
+                if counts["corrected"]:
+                    lines.append(f"    corrected, for example: {'; '.join(counts['corrected'])}")
+                lines.extend(
+                    f"    rejected {count:,}: {reason}" for reason, count in counts["reasons"].items()
+                )
         for name, count in made["flagged"].items():
             lines.append(f"  {name}: {count:,} values beyond their type, given as null")
         return "\n".join(lines)
@@ -189,17 +196,18 @@ def _evaluate_group(
 def _count(
     tally: _Tally, view: ViewPlan, facts: Facts, counts: Counts, answers: Answers, keyless_rows: int
 ) -> None:
-    source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "counts": {}})
-    source["counts"] = {
+    source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "entities": {}})
+    source["entities"][view.entity.name] = {
         "versions": counts.versions,
         "duplicates": counts.duplicates,
         "corrections": counts.corrections,
+        "corrected": named(facts.table, view.source.ids, counts.corrected),
         "retracted": counts.retracted,
-        "rejected": facts.rejected,
+        "without_available_at": counts.without_available_at,
         "keyless": facts.keyless,
+        "rejected": facts.rejected,
+        "reasons": dict(facts.reasons),
     }
-    source["rejected"] = dict(facts.reasons)
-    source["corrected"] = named(facts.table, view.source.ids, counts.corrected)
     tally.rows_without_key[view.entity.name] = keyless_rows
     tally.flagged_expressions += answers.flagged_expressions
     for one in answers.answers:

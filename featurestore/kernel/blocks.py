@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,7 +134,7 @@ def _balanced(offsets: I64, entities: int, parts: int) -> I64:
 def entity_ranges(offsets: I64, parts: int) -> list[tuple[int, int]]:
     """The entities shared out in ``parts`` consecutive ranges of about equally many rows."""
     bounds = _balanced(offsets, len(offsets) - 1, parts)
-    return [(int(a), int(b)) for a, b in zip(bounds[:-1], bounds[1:], strict=True) if b > a]
+    return [(int(a), int(b)) for a, b in pairwise(bounds) if b > a]
 
 
 def shared_out(

@@ -39,10 +39,9 @@ def lists(values: Values, offsets: I64, position: I64) -> pa.Array:
     """Lists of ``values``: list i holds those at ``position[offsets[i]:offsets[i + 1]]``; an empty one is
     null."""
     empty = offsets[1:] == offsets[:-1]
-    made = pa.ListArray.from_arrays(
+    return pa.ListArray.from_arrays(
         pa.array(offsets.astype(np.int32)), values.at(position), mask=pa.array(empty)
     )
-    return made
 
 
 def maps(keys: Values, offsets: I64, position: I64, counts: I64) -> pa.Array:

@@ -62,13 +62,14 @@ class Timeline:
 class Counts:
     """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content),
     ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a
-    retraction; ``corrected`` int64, the rows of the last versions of some corrected identities, for a report
-    to name."""
+    retraction; ``without_available_at`` versions whose declared available_at is null; ``corrected`` int64,
+    the rows of the last versions of some corrected identities, for a report to name."""
 
     versions: int
     duplicates: int
     corrections: int
     retracted: int
+    without_available_at: int
     corrected: I64
 
 
@@ -245,6 +246,9 @@ def timeline(
         available = event_time
     follows = known_at == "as_of"
     keep = codes >= 0
+    unavailable = 0
+    if roles.available_at is not None:
+        unavailable = int(((available == NEVER) & keep).sum())
     if isinstance(known_at, int):
         keep = keep & (available < known_at)
     elif follows:
@@ -284,10 +288,12 @@ def timeline(
             end = np.full(len(codes), NEVER, np.int64)
             end[chosen.rows] = chosen.end
     if chosen is None:
-        counts = Counts(known, 0, 0, gone_alone, np.empty(0, np.int64))
+        counts = Counts(known, 0, 0, gone_alone, unavailable, np.empty(0, np.int64))
     else:
         retracted = gone_alone + chosen.retracted
-        counts = Counts(known, chosen.duplicates, chosen.corrections, retracted, chosen.corrected)
+        counts = Counts(
+            known, chosen.duplicates, chosen.corrections, retracted, unavailable, chosen.corrected
+        )
     # A retraction may lack its event_time; nothing else that stays does.
     stays = stays & (event_time != NEVER)
     if int(stays.sum()) != known or chosen is not None:

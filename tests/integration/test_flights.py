@@ -161,7 +161,7 @@ def test_every_flight_is_kept_and_what_is_left_out_is_counted(example: Example):
     without_aircraft = int(six_days()["tailnum"].isna().sum())
     assert without_aircraft > 0
     assert example.manifest["counts"]["rows_without_key"] == without_aircraft
-    assert example.manifest["sources"]["flights"]["counts"]["keyless"] == without_aircraft
+    assert example.manifest["sources"]["flights"]["entities"]["aircraft"]["keyless"] == without_aircraft
 
 
 def known_before(reports: pd.DataFrame, as_of: pd.Timestamp) -> pd.DataFrame:
