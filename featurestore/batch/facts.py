@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.batch.keys import KeyIndex, key_index
+from featurestore.dsl.log import CSV, JSONLines
 from featurestore.dtypes import DType
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
@@ -24,8 +25,9 @@ from featurestore.kernel.roles import Roles
 from featurestore.log.cast import cast_table
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.scan import scan
+from featurestore.log.schema import raw_schema
 from featurestore.log.versions import event_versions
-from featurestore.plan.nodes import ViewPlan
+from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store import Snapshot
 from featurestore.store.arrivals import arrived_versions
 
@@ -79,16 +81,16 @@ class Reader:
         reasons: Counter[str] = Counter()
         keyless = 0
         files = () if source.log is None else list_files(source.log, self._root)
+        checked = wanted | _doubtful(source, files, self._root)
+        read = {name: dtype for name, dtype in source.columns if name in checked}
         with ThreadPoolExecutor(1) as aside:
             # Hashing reads the same bytes as the scan, on the other core.
             hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
             if source.log is not None:
-                for batch in scan(source.log, self._root, list(schema), files):
-                    cast = cast_table(
-                        batch.table, schema, timezone=source.timezone, time_unit=source.time_unit
-                    )
+                for batch in scan(source.log, self._root, list(read), files):
+                    cast = cast_table(batch.table, read, timezone=source.timezone, time_unit=source.time_unit)
                     versions = event_versions(cast, source, view.entity.keys)
-                    parts.append(versions.table)
+                    parts.append(versions.table.select(list(schema)))
                     reasons.update(versions.reasons)
                     keyless += versions.keyless
             arrived, last = self._arrivals(source.name, schema, parts)
@@ -142,6 +144,40 @@ def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles, frozens
     structural = (roles.event_time, roles.available_at, roles.deleted)
     named = frozenset(name for name in structural if name is not None)
     return replace(roles, version=None, order_by=None, content=()), used | named | frozenset(view.entity.keys)
+
+
+def _doubtful(source: SourcePlan, files: Sequence[LogFile], root: Path) -> frozenset[str]:
+    """The declared columns of the log that may hold a value their type can't.
+
+    Such a row is rejected whether or not a feature reads the column: what a training set reads never depends
+    on which features are asked for, and is what a backfill loads.
+    """
+    if source.log is None:
+        return frozenset()
+    if isinstance(source.log, CSV | JSONLines):
+        return frozenset(source.schema)
+    # File by file: what the types of all files have in common may hide one that doesn't fit.
+    raw = [raw_schema(source.log, root, files=[file]) for file in files]
+    return frozenset(
+        name
+        for name, dtype in source.columns
+        if not all(_always_fits(one[name], dtype) for one in raw if name in one)
+    )
+
+
+def _always_fits(arrow: pa.DataType, dtype: DType) -> bool:
+    """Whether every value of a log's type is one of ``dtype``. Text may be damaged, so it is looked at."""
+    t = pa.types
+    match dtype.kind:
+        case "int64":
+            return bool(t.is_integer(arrow)) and not t.is_uint64(arrow)
+        case "float64":
+            return bool(t.is_integer(arrow) or t.is_floating(arrow))
+        case "bool" | "date" | "decimal":
+            return bool(arrow == dtype.arrow)
+        case "timestamp":
+            return bool(t.is_timestamp(arrow)) and arrow.unit in ("us", "ns") and arrow.tz is not None
+    return False
 
 
 def _nothing(schema: Mapping[str, DType]) -> pa.Table:
