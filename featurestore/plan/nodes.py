@@ -87,8 +87,11 @@ class ViewPlan:
 
     @property
     def timeline_fingerprint(self) -> str:
-        """What the facts of a timeline depend on, its columns apart: the source, its parts and the entity's
-        keys."""
+        """What the facts of a timeline depend on: the source, its parts and the entity's keys.
+
+        The content is among them: its columns decide what is a duplicate, what corrects it, and how ties are
+        broken.
+        """
         source, roles = self.source, self.source.roles
         return fingerprint(
             {
@@ -102,6 +105,7 @@ class ViewPlan:
                 "version": roles.version,
                 "deleted": roles.deleted,
                 "order_by": roles.order_by,
+                "content": sorted(roles.content),
                 "entity": self.entity.name,
                 "keys": [
                     [key, str(dtype)] for key, dtype in zip(self.entity.keys, self.entity.dtypes, strict=True)
