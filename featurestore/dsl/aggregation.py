@@ -67,6 +67,11 @@ def _spans(windows: Spans) -> tuple[Window, ...]:
         return ()
     if isinstance(windows, str | timedelta | Window):
         windows = [windows]
+    if not isinstance(windows, list | tuple):
+        # A set has no order, and the order of windows is the order of columns.
+        raise DefinitionError(
+            f"windows={windows!r} is not a list of windows", hint='write windows=["5m", "1h"]'
+        )
     made = tuple(window(item) for item in windows)
     if not made:
         raise DefinitionError("windows=[] names no window", hint="leave windows out for a lifetime feature")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from featurestore.dsl.names import checked, column_names
+from featurestore.dsl.names import check_cosmetics, checked, column_names
 from featurestore.errors import DefinitionError
 
 
@@ -31,6 +31,9 @@ class Entity:
                 f'entity "{self.name}" has no key', hint='name its key column: key="card_id"'
             )
         object.__setattr__(self, "key", keys)
+        check_cosmetics(
+            f'entity "{self.name}"', description=self.description, tags=self.tags, owner=self.owner
+        )
 
     @property
     def keys(self) -> tuple[str, ...]:

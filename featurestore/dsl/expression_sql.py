@@ -82,7 +82,10 @@ def _check_tokens(tokens: Sequence[Token]) -> None:
     for token in tokens:
         kind = token.token_type
         if kind == TokenType.SEMICOLON:
-            raise ExpressionError("an expression has no semicolon: several statements are not one value")
+            raise ExpressionError(
+                "an expression has no semicolon: several statements are not one value",
+                hint="write one expression a feature",
+            )
         depth += (kind in _OPENING) - (kind in _CLOSING)
         prefixes = prefixes + 1 if kind in _PREFIXES else 0
         if depth > DEEPEST or prefixes > DEEPEST:

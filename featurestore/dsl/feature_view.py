@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from featurestore.dsl.aggregation import Aggregation
 from featurestore.dsl.entity import Entity
-from featurestore.dsl.names import checked
+from featurestore.dsl.names import check_cosmetics, checked
 from featurestore.dsl.source import EventSource
 from featurestore.errors import DefinitionError, suggestion
 
@@ -33,6 +33,11 @@ class FeatureView:
             raise DefinitionError(
                 f"{label} has __ in its name", hint="result columns are named view__feature: use one _"
             )
+        if self.name.endswith("_"):
+            # Or view "a_" with feature "b", and view "a" with feature "_b", would share a column.
+            raise DefinitionError(
+                f"{label} ends with _", hint="result columns are named view__feature: leave the last _ out"
+            )
         if not isinstance(self.entity, Entity):
             raise DefinitionError(
                 f"{label}: entity {self.entity!r} is not an Entity", hint="pass the Entity itself"
@@ -40,6 +45,11 @@ class FeatureView:
         if not isinstance(self.source, EventSource):
             raise DefinitionError(
                 f"{label}: source {self.source!r} is not a source", hint="pass the EventSource itself"
+            )
+        check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
+        if not isinstance(self.features, list | tuple):
+            raise DefinitionError(
+                f"{label}: features={self.features!r} is not a list", hint="write features=[agg.count()]"
             )
         object.__setattr__(self, "features", tuple(self.features))
         if not self.features:
@@ -67,13 +77,13 @@ class FeatureView:
     def __getitem__(self, names: str | tuple[str, ...] | list[str]) -> tuple[str, ...]:
         """References to some of the view's features, for a FeatureService: ``card_activity["count_5m",
         "count_1h"]``."""
-        wanted = (names,) if isinstance(names, str) else tuple(names)
+        wanted = tuple(names) if isinstance(names, list | tuple) else (names,)
         known = self.feature_names()
         for name in wanted:
             if name not in known:
                 raise DefinitionError(
                     f'feature view "{self.name}" has no feature "{name}"',
-                    hint=suggestion(name, known, what="features"),
+                    hint=suggestion(str(name), known, what="features"),
                 )
         return tuple(f"{self.name}:{name}" for name in wanted)
 
@@ -91,12 +101,16 @@ class FeatureService:
     def __post_init__(self) -> None:
         checked(self.name, "feature service")
         label = f'feature service "{self.name}"'
-        listed = (self.features,) if isinstance(self.features, str | FeatureView) else tuple(self.features)
+        check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
+        listed = tuple(self.features) if isinstance(self.features, list | tuple) else (self.features,)
         object.__setattr__(self, "features", listed)
         if not listed:
             raise DefinitionError(f"{label} has no features", hint="name a view, or features as view:feature")
         for item in listed:
-            if not isinstance(item, FeatureView | str | tuple):
+            names = item if isinstance(item, tuple) else ("",)
+            if not isinstance(item, FeatureView | str | tuple) or not all(
+                isinstance(name, str) for name in names
+            ):
                 raise DefinitionError(
                     f"{label}: {item!r} is not a feature", hint="name a view or view:feature"
                 )

@@ -10,8 +10,7 @@ _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def checked(name: object, what: str) -> str:
-    """``name`` when it can be a name (a letter or _, then letters, digits, _; no double __ as result columns
-    use it)."""
+    """``name`` when it can be a name: a letter or _, then letters, digits, _."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise DefinitionError(
             f"{what} name {name!r} can't be used",
@@ -24,10 +23,14 @@ def checked(name: object, what: str) -> str:
     return name
 
 
-def column_names(value: str | list[str] | tuple[str, ...] | None, what: str) -> tuple[str, ...]:
+def column_names(value: object, what: str) -> tuple[str, ...]:
     """One column name or several as a tuple; None gives ()."""
     if value is None:
         return ()
+    if not isinstance(value, str | list | tuple):
+        raise DefinitionError(
+            f"{what}: {value!r} is not a column name", hint="write one name, or a list of names"
+        )
     names = (value,) if isinstance(value, str) else tuple(value)
     for name in names:
         if not isinstance(name, str) or not name:
@@ -39,3 +42,14 @@ def column_names(value: str | list[str] | tuple[str, ...] | None, what: str) -> 
             f"{what}: a column is named twice in {', '.join(names)}", hint="name each column once"
         )
     return names
+
+
+def check_cosmetics(what: str, *, description: object, tags: object, owner: object) -> None:
+    """Refuse what the registry can't keep beside a declaration."""
+    for part, text in (("description", description), ("owner", owner)):
+        if not isinstance(text, str):
+            raise DefinitionError(f"{what}: {part}={text!r} is not text", hint=f'write {part}="..."')
+    if not isinstance(tags, dict) or not all(isinstance(text, str) for pair in tags.items() for text in pair):
+        raise DefinitionError(
+            f"{what}: tags={tags!r} are not names with texts", hint='write tags={"team": "fraud"}'
+        )

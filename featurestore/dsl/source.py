@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from featurestore.dsl.log import Log
-from featurestore.dsl.names import checked, column_names
+from featurestore.dsl.names import check_cosmetics, checked, column_names
 from featurestore.errors import DefinitionError
 
 TIME_UNITS = ("s", "ms", "us", "ns")
@@ -80,8 +80,22 @@ class EventSource:
             columns: object = self.columns
             if isinstance(columns, str):
                 raise DefinitionError(f"{label}: columns is text", hint=f'write columns=["{columns}"]')
-            if not isinstance(self.columns, Mapping):
-                object.__setattr__(self, "columns", column_names(tuple(self.columns), f"{label}, columns"))
+            if not isinstance(columns, Mapping):
+                object.__setattr__(self, "columns", column_names(self.columns, f"{label}, columns"))
+            elif not all(isinstance(text, str) and text for pair in columns.items() for text in pair):
+                raise DefinitionError(
+                    f"{label}: columns={columns!r} are not names with types",
+                    hint='write columns={"amount": "float64"}',
+                )
+        if not isinstance(self.timezone, str) or not self.timezone:
+            raise DefinitionError(
+                f"{label}: timezone={self.timezone!r} is not a time zone", hint='name one: timezone="UTC"'
+            )
+        if self.topic is not None and not isinstance(self.topic, KafkaTopic):
+            raise DefinitionError(
+                f"{label}: topic {self.topic!r} is not a topic", hint='write topic=KafkaTopic("name")'
+            )
+        check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
         if self.time_unit is not None and self.time_unit not in TIME_UNITS:
             raise DefinitionError(
                 f"{label}: time_unit={self.time_unit!r} is not a unit",

@@ -38,6 +38,8 @@ def span_us(value: str | timedelta, *, what: str) -> tuple[str, int]:
     by callers."""
     if isinstance(value, timedelta):
         us = (value.days * 86_400 + value.seconds) * 1_000_000 + value.microseconds
+        if us > LONGEST_US:
+            raise _too_long(what, str(value))
         for unit in ("w", "d", "h", "m", "s", "ms", "us"):
             if us % UNITS_US[unit] == 0 and us:
                 return f"{us // UNITS_US[unit]}{unit}", us
@@ -48,12 +50,15 @@ def span_us(value: str | timedelta, *, what: str) -> tuple[str, int]:
     match = re.fullmatch(r"\s*([0-9]+)\s*(us|ms|s|m|h|d|w)\s*", value)
     if match is None:
         raise DefinitionError(f'{what} "{value}" is not a span of time', hint=hint)
-    us = int(match[1]) * UNITS_US[match[2]]
+    # 20 digits are beyond the limit in any unit, and Python reads no integer of thousands of them.
+    us = LONGEST_US + 1 if len(match[1]) > 20 else int(match[1]) * UNITS_US[match[2]]
     if us > LONGEST_US:
-        raise DefinitionError(
-            f'{what} "{value}" is longer than time itself', hint="146,000 years are the limit"
-        )
+        raise _too_long(what, value if len(value) < 40 else f"{value[:40]}...")
     return f"{int(match[1])}{match[2]}", us
+
+
+def _too_long(what: str, value: str) -> DefinitionError:
+    return DefinitionError(f'{what} "{value}" is longer than time itself', hint="146,000 years are the limit")
 
 
 def window(value: str | timedelta | Window) -> Window:
