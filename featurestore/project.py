@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 import traceback
 from collections.abc import Mapping
@@ -46,19 +45,27 @@ def load_module(path: Path) -> ModuleType:
             f"there is no {path.name} in {path.parent}",
             hint='run "featurestore init", or name the project\'s directory with -C DIR',
         )
-    spec = importlib.util.spec_from_file_location("featurestore_declarations", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
+    module = ModuleType("featurestore_declarations")
+    module.__file__ = str(path)
+    # Some decorators, those of dataclasses among them, look up the module of what they decorate.
+    sys.modules[module.__name__] = module
     sys.path.insert(0, str(path.parent))
     try:
-        spec.loader.exec_module(module)
+        # Compiled each time: Python's cache of bytecode misses an edit within a second that keeps the length.
+        exec(compile(path.read_bytes(), str(path), "exec", dont_inherit=True), vars(module))
     except SyntaxError as error:
+        line = f", line {error.lineno}" if error.lineno else ""
         raise DefinitionError(
-            f"{path.name}, line {error.lineno}: {error.msg}",
+            f"{Path(error.filename or path).name}{line}: {error.msg}",
             hint="the declarations are Python; mend the syntax",
         ) from None
     except FeatureStoreError as error:
         raise type(error)(f"{path.name}, line {_line(error, path)}: {error.fact}", hint=error.hint) from None
+    except SystemExit as error:
+        raise DefinitionError(
+            f"{path.name}, line {_line(error, path)}: the file ends the program, exit({error.code})",
+            hint="it is read by others: let it declare and do nothing else",
+        ) from None
     # An author's file may raise anything; this is the edge where it becomes a message.
     except Exception as error:
         raise DefinitionError(
@@ -116,9 +123,14 @@ def collect(values: Mapping[str, object]) -> Declarations:
 def compile_declarations(declarations: Declarations, root: Path) -> Plans:
     """Plans of all declarations; the columns of each source's log are looked up below ``root``."""
     from featurestore.log.schema import declared_columns, source_columns
+    from featurestore.log.zones import zone_info
 
     sources: dict[str, SourcePlan] = {}
     for name, source in declarations.sources.items():
+        try:
+            zone_info(source.timezone)
+        except DefinitionError as error:
+            raise DefinitionError(f'source "{name}": {error.fact}', hint=error.hint) from None
         over = [view for view in declarations.views.values() if view.source.name == name]
         keys = tuple(dict.fromkeys(key for view in over for key in view.entity.keys))
         if source.log is None:

@@ -6,10 +6,12 @@ get wrong is reported here with the name of its view.
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from uuid import UUID
 
 from featurestore.dsl.aggregation import Aggregation
 from featurestore.dsl.entity import Entity
@@ -177,8 +179,11 @@ def checked_default(value: object, dtype: DType, what: str) -> object:
             return math.nan if value != value else float(value) + 0.0
         case "bool" if isinstance(value, bool):
             return value
-        case "string" | "uuid" if isinstance(value, str):
+        case "string" if isinstance(value, str) and _has_utf8(value):
             return value
+        case "uuid" if isinstance(value, str):
+            with contextlib.suppress(ValueError):
+                return str(UUID(value))
         case "binary" if isinstance(value, bytes):
             return value
         case "date" if isinstance(value, date) and not isinstance(value, datetime):
@@ -195,11 +200,23 @@ def checked_default(value: object, dtype: DType, what: str) -> object:
             return [checked_default(item, dtype.item, what) for item in value]
         case "map" if isinstance(value, Mapping):
             assert dtype.item is not None and dtype.key is not None
-            return [
-                (checked_default(key, dtype.key, what), checked_default(item, dtype.item, what))
-                for key, item in sorted(value.items())
-            ]
-    raise DefinitionError(f"{what}: default={value!r} is not a {dtype}", hint=f"the feature is {dtype}")
+            if None not in value:
+                pairs = [
+                    (checked_default(key, dtype.key, what), checked_default(item, dtype.item, what))
+                    for key, item in value.items()
+                ]
+                # Keys of one type now, so they can be compared.
+                return sorted(pairs, key=lambda pair: pair[0])  # type: ignore[arg-type,return-value]
+    raise DefinitionError(f"{what}: default={value!r} is no {dtype}", hint=f"the feature is {dtype}")
+
+
+def _has_utf8(text: str) -> bool:
+    """Whether ``text`` can be stored: lone surrogates can't."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def service_plan(service: FeatureService, views: Mapping[str, ViewPlan]) -> ServicePlan:
