@@ -131,7 +131,14 @@ class FeatureStore:
         from featurestore.batch.training_set import training_set
 
         chosen = resolve(self._references(features), self.plans.views)
-        read_spine = read(spine, time=time, timezone=timezone, root=self.root)
+        keys = [self.plans.views[feature.view].entity for feature in chosen]
+        texts = {
+            name
+            for entity in keys
+            for name, dtype in zip(entity.keys, entity.dtypes, strict=True)
+            if dtype.kind in ("string", "uuid")
+        }
+        read_spine = read(spine, time=time, timezone=timezone, root=self.root, texts=texts)
         with self._threads() as threads, self._snapshot() as snapshot:
             reader = Reader(self.root, snapshot)
             return training_set(
@@ -139,9 +146,13 @@ class FeatureStore:
             )
 
     def _references(self, features: str | Iterable[str]) -> list[str]:
-        names = [features] if isinstance(features, str) else list(features)
+        names = [features] if isinstance(features, str) or not isinstance(features, Iterable) else [*features]
         made: list[str] = []
         for name in names:
+            if not isinstance(name, str):
+                raise RequestError(
+                    f"{name!r} is not a feature's name", hint='as features="fraud_model" or ["v:count_5m"]'
+                )
             if name in self.plans.services:
                 made.extend(self.plans.services[name].features)
             elif ":" in name or name in self.plans.views:

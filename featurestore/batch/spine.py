@@ -7,8 +7,10 @@ kept and counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -72,11 +74,12 @@ def _comparable(found: DType, dtype: DType) -> bool:
     }
 
 
-def as_table(spine: object, root: Path) -> pa.Table:
-    """A path (Parquet, CSV, JSON lines), an Arrow table, or a pandas or polars frame, as an Arrow table."""
+def as_table(spine: object, root: Path, texts: Collection[str] = ()) -> pa.Table:
+    """A path (Parquet, CSV, JSON lines), an Arrow table, or a pandas or polars frame, as an Arrow table.
+    ``texts`` are the columns of a CSV that are text even where all of it are numbers."""
     if isinstance(spine, str | Path):
         try:
-            return read_spine(Path(spine), root)
+            return read_spine(Path(spine), root, texts)
         except LogError as error:
             raise SpineError(f"spine: {error.fact}", hint=error.hint) from None
     if isinstance(spine, pa.Table):
@@ -84,7 +87,12 @@ def as_table(spine: object, root: Path) -> pa.Table:
     if isinstance(spine, pa.RecordBatch):
         return pa.Table.from_batches([spine])
     if type(spine).__module__.startswith("pandas") and hasattr(spine, "columns"):
-        return pa.Table.from_pandas(spine, preserve_index=False).replace_schema_metadata(None)
+        return _from_pandas(spine)
+    if type(spine).__module__.startswith("polars") and hasattr(spine, "to_arrow"):
+        from polars import CompatLevel
+
+        # Without views: Arrow neither casts nor writes a dictionary of them, which is what a categorical is.
+        return spine.to_arrow(compat_level=CompatLevel.oldest())
     if hasattr(spine, "__arrow_c_stream__"):
         return pa.table(spine)
     raise SpineError(
@@ -93,15 +101,40 @@ def as_table(spine: object, root: Path) -> pa.Table:
     )
 
 
-def read(spine: object, *, time: str, timezone: str | None, root: Path) -> Spine:
-    """A spine with its times understood; SpineError says what is missing."""
-    table = as_table(spine, root)
-    names = table.column_names
+def _from_pandas(frame: Any) -> pa.Table:
+    names = [str(name) for name in frame.columns]
+    _check_once(names)
+    try:
+        return pa.Table.from_pandas(frame, preserve_index=False).replace_schema_metadata(None)
+    except (pa.ArrowException, TypeError, ValueError) as error:
+        why = "; ".join(str(part) for part in reversed(error.args))
+        raise SpineError(
+            f"spine: {why[:1].lower()}{why[1:]}", hint="give each column values of one type, or drop it"
+        ) from None
+
+
+def _check_once(names: Sequence[str]) -> None:
     if len(set(names)) != len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise SpineError(f'spine: two columns are named "{twice}"', hint="rename one of them")
+
+
+def read(spine: object, *, time: str, timezone: str | None, root: Path, texts: Collection[str] = ()) -> Spine:
+    """A spine with its times understood; SpineError says what is missing. ``texts``: see ``as_table``."""
+    if timezone is not None and not isinstance(timezone, str):
+        raise SpineError(f"spine: timezone={timezone!r} is not a time zone", hint='name one: timezone="UTC"')
+    table = as_table(spine, root, texts)
+    names = table.column_names
+    _check_once(names)
     if time not in names:
-        raise SpineError(f'spine: no time column "{time}"', hint=suggestion(time, names, what="columns"))
+        index = getattr(getattr(spine, "index", None), "names", None)
+        in_index = isinstance(index, Collection) and time in index
+        raise SpineError(
+            f'spine: no time column "{time}"',
+            hint="it is the frame's index: pass frame.reset_index()"
+            if in_index
+            else suggestion(str(time), names, what="columns"),
+        )
     kind = table.schema.field(time).type
     found = from_arrow(kind)
     if pa.types.is_null(kind):
@@ -128,10 +161,13 @@ def read(spine: object, *, time: str, timezone: str | None, root: Path) -> Spine
 
 def _check_aware(column: pa.ChunkedArray, time: str, found: DType) -> None:
     naive = found.kind == "date" or (pa.types.is_timestamp(column.type) and column.type.tz is None)
+    shown = ""
     if found == STRING:
-        naive = any(_WITH_OFFSET.search(text) is None for text in pc.unique(column.drop_null()).to_pylist())
+        texts = pc.unique(column.cast(pa.large_string()).drop_null()).to_pylist()
+        first = next((text for text in texts if _WITH_OFFSET.search(text) is None), None)
+        naive, shown = first is not None, f': "{first}"'
     if naive and column.null_count < len(column):
         raise SpineError(
-            f'spine: time column "{time}" has no timezone',
+            f'spine: time column "{time}" has no timezone{shown}',
             hint='say which one it is in: timezone="UTC", or timezone="America/New_York"',
         )

@@ -6,6 +6,8 @@ order, with its columns untouched; a null or unknown key gives empty-set values,
 
 from __future__ import annotations
 
+import contextlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -33,6 +35,9 @@ from featurestore.plan.nodes import ViewPlan, feature_fingerprint
 if TYPE_CHECKING:
     import pandas
     import polars
+
+
+_A_FILE = "name a file in a directory that exists, can be written and has room"
 
 
 @dataclass(frozen=True)
@@ -74,17 +79,26 @@ class TrainingSet:
         """Write the table, and its manifest beside it; returns the manifest's path. Equal inputs give equal
         bytes."""
         path = Path(path)
+        if not path.name or (path.exists() and not path.is_file()):
+            raise SpineError(f'training set can\'t be written to "{path}": it is no file', hint=_A_FILE)
+        # A half-written file never stands under the name asked for.
+        part = path.with_name(f".{path.name}.part")
         beside = manifests.path_beside(path)
         try:
-            # A half-written file never stands under the name asked for.
-            part = path.with_name(f".{path.name}.part")
             pq.write_table(self.table, part, compression="zstd", row_group_size=1_000_000)
             part.replace(path)
             beside.write_text(manifests.text(dict(self.manifest)), encoding="utf-8")
         except OSError as error:
+            _remove(part)
+            why = os.strerror(error.errno) if error.errno else str(error)
             raise SpineError(
-                f"training set can't be written to {path}: {error.strerror or error}",
-                hint="name a file in a directory that exists, can be written and has room",
+                f'training set can\'t be written to "{path}": {why[:1].lower()}{why[1:]}', hint=_A_FILE
+            ) from None
+        except pa.ArrowException as error:
+            _remove(part)
+            raise SpineError(
+                f"training set can't be written as Parquet: {error}",
+                hint="cast or drop the spine's column of that type, or take the table by to_arrow()",
             ) from None
         return beside
 
@@ -112,6 +126,11 @@ class TrainingSet:
         for name, count in made["flagged"].items():
             lines.append(f"  {name}: {count:,} values beyond their type, given as null")
         return "\n".join(lines)
+
+
+def _remove(part: Path) -> None:
+    with contextlib.suppress(OSError):
+        part.unlink(missing_ok=True)
 
 
 @dataclass

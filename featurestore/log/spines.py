@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 
 import pyarrow as pa
@@ -25,9 +26,10 @@ def file_log(path: Path) -> Log:
     return made
 
 
-def read_spine(path: Path, root: Path) -> pa.Table:
+def read_spine(path: Path, root: Path, texts: Collection[str] = ()) -> pa.Table:
     """A file as a table, rows in order. Text files get the types that all of their values have; times of day
-    are left as text there, so that a zone is asked for where they have none."""
+    are left as text there, so that a zone is asked for where they have none, and so are the columns
+    ``texts``."""
     log = file_log(path)
     raw = raw_schema(log, root)
     tables = [batch.table for batch in scan(log, root, list(raw))]
@@ -38,7 +40,10 @@ def read_spine(path: Path, root: Path) -> pa.Table:
             else pa.table({name: pa.array([], kind) for name, kind in raw.items()})
         )
     types = {name: from_arrow(kind) or STRING for name, kind in raw.items()}
-    types = {name: STRING if dtype == TIMESTAMP else dtype for name, dtype in types.items()}
+    types = {
+        name: STRING if dtype == TIMESTAMP or (name in texts and isinstance(log, CSV)) else dtype
+        for name, dtype in types.items()
+    }
     parts = [cast_table(table, types, timezone="UTC", time_unit=None).table for table in tables]
     return (
         pa.concat_tables(parts)
