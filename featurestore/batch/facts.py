@@ -20,7 +20,7 @@ from featurestore.batch.keys import KeyIndex, key_index
 from featurestore.dtypes import DType
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.roles import Roles
+from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.scan import scan
@@ -44,7 +44,7 @@ class Facts:
     table: pa.Table
     codes: NDArray[np.int64]
     index: KeyIndex
-    roles: Roles
+    roles: Roles | ChangeRoles
     rejected: int
     keyless: int
     reasons: Mapping[str, int]
@@ -128,14 +128,18 @@ def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> i
     return dropped
 
 
-def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles, frozenset[str]]:
+def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles | ChangeRoles, frozenset[str]]:
     """The columns to read, and the roles that matter for these features.
 
     Without ``id`` every row counts; when no operation depends on the order of ties either, the content that
     would break them is not read.
     """
     roles = view.source.roles
-    if roles.id or any(feature.op in ORDER_SENSITIVE for feature in features):
+    if (
+        isinstance(roles, ChangeRoles)
+        or roles.id
+        or any(feature.op in ORDER_SENSITIVE for feature in features)
+    ):
         return roles, frozenset(view.source.schema)
     nodes = [node for one in features for node in (one.input, one.where, one.order) if node is not None]
     used = frozenset().union(*(columns_of(node) for node in nodes))

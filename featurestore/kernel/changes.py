@@ -1,8 +1,9 @@
 """Which change of each table row is live, and when: from a mutation log's changes to timelines.
 
-Time: change i of a row takes effect at s_i = changed_at_i + delay, or at max(that, available_at_i) where knowledge follows
-the question; it is live for the questions T in (s_i, e_i], where e_i is the least s_j of any known change of the row at a
-later position, deletes and truncates included. A change at exactly T is in the future.
+Time: change i of a row takes effect at s_i = changed_at_i + delay, or at max(that, available_at_i) where
+knowledge follows the question; it is live for the questions T in (s_i, e_i], where e_i is the least s_j of
+any known change of the row at a later position, deletes and truncates included. A change at exactly T is in
+the future.
 """
 
 from __future__ import annotations
@@ -12,15 +13,13 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import READ, Bools, I64, grouped, shared_out, sort_blocks, ties
+from featurestore.kernel.blocks import I64, READ, Bools, grouped, shared_out, sort_blocks, ties
 from featurestore.kernel.compiled import compiled, inlined
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.roles import ChangeRoles, KnownAt
 from featurestore.kernel.versions import (
-    HASH_COLUMN,
     NAMED,
     NEVER,
     Counts,
@@ -42,8 +41,8 @@ OPERATION_COLUMN = "__op"
 
 @dataclass(frozen=True)
 class _Order:
-    """Known changes by (row, position): ``rows`` int64[n] in the changes table, ``row`` int64[n] which row of the table
-    each belongs to (never decreasing)."""
+    """Known changes by (row, position): ``rows`` int64[n] in the changes table, ``row`` int64[n] which row of
+    the table each belongs to (never decreasing)."""
 
     rows: I64
     row: I64
@@ -69,9 +68,7 @@ READ_TABLE = "Array(int64, 2, 'C', True)"
 
 
 @compiled(f"void({READ}, i8[::1], {READ_U64}, {READ_TABLE}, {READ}, i8, i8)")
-def _by_position(
-    offsets: I64, order: I64, second: U64, position: I64, first: I64, e0: int, e1: int
-) -> None:
+def _by_position(offsets: I64, order: I64, second: U64, position: I64, first: I64, e0: int, e1: int) -> None:
     # Each block is sorted by the first half of the identity already; runs of equal ones are short.
     for e in range(e0, e1):
         begin = offsets[e]
@@ -169,7 +166,8 @@ class _Settled:
 def _one_a_position(
     table: pa.Table, order: _Order, tied: Bools, roles: ChangeRoles, position: I64, available: I64
 ) -> _Settled:
-    """Of changes of one row at one position: equal ones once, of different ones that of the greater content hash."""
+    """Of changes of one row at one position: equal ones once, of different ones that of the greater content
+    hash."""
     none = np.empty(0, np.int64)
     if not tied.any():
         return _Settled(order, available, 0, 0, none)
@@ -215,8 +213,8 @@ def change_timeline(
 ) -> tuple[Timeline, Counts]:
     """The timelines of a mutation log's changes as known at ``known_at``, for features of one delay.
 
-    ``table`` holds the declared columns and ``OPERATION_COLUMN``; ``codes`` int64[rows] numbers each change's entity, less
-    than 0 for one of none (it ends the change before it all the same).
+    ``table`` holds the declared columns and ``OPERATION_COLUMN``; ``codes`` int64[rows] numbers each change's
+    entity, less than 0 for one of none (it ends the change before it all the same).
     """
     operation = instants(single(table, OPERATION_COLUMN), null=UPSERT)
     changed = instants(single(table, roles.changed_at), null=NEVER)
@@ -285,8 +283,8 @@ def _break_ties(
     roles: ChangeRoles,
     threads: ThreadPoolExecutor | None,
 ) -> None:
-    """Order the facts of one entity and time by ``order_by``, primary key and content hash; those of a table without
-    event time, which have their ``changed_at``, by position and primary key."""
+    """Order the facts of one entity and time by ``order_by``, primary key and content hash; those of a table
+    without event time, which have their ``changed_at``, by position and primary key."""
     tied = ties(offsets, in_order, threads=threads)
     if not tied.any():
         return

@@ -40,7 +40,8 @@ class Timeline:
     ``offsets`` int64[entities + 1]; ``row`` int64[facts], each fact's row in the versions table;
     ``event_time`` int64[facts], never decreasing within an entity. ``start`` and ``end`` int64[facts] bound
     the questions that can see the fact, besides its window; both None: all can, and the timeline is
-    *settled*. ``timeless``: the facts have no event time of their own, and no window; ``event_time`` only orders them.
+    *settled*. ``timeless``: the facts have no event time of their own and no window; ``event_time`` only
+    orders them.
     """
 
     offsets: I64

@@ -17,15 +17,15 @@ from featurestore.dtypes import DType
 from featurestore.errors import StoreVersionError
 from featurestore.kernel import expression
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.roles import Roles
-from featurestore.plan.nodes import EntityPlan, ServicePlan, SourcePlan, ViewPlan
+from featurestore.kernel.roles import ChangeRoles, Roles
+from featurestore.plan.nodes import ChangeFormat, EntityPlan, ServicePlan, SourcePlan, ViewPlan
 
 _CLASSES: Mapping[str, type] = {
     made.__name__: made
     for made in (
         *(value for value in vars(expression).values() if isinstance(value, type) and is_dataclass(value)),
         *(value for value in vars(log).values() if isinstance(value, type) and is_dataclass(value)),
-        DType, Feature, Roles, EntityPlan, SourcePlan, ServicePlan, ViewPlan,
+        DType, Feature, Roles, ChangeRoles, ChangeFormat, EntityPlan, SourcePlan, ServicePlan, ViewPlan,
     )
 }  # fmt: skip
 
