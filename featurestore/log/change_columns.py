@@ -62,8 +62,8 @@ def not_of_the_row(source: TableSource) -> tuple[str, ...]:
 def declared_change_columns(
     source: TableSource, raw: Mapping[str, pa.DataType], entity_keys: Sequence[str]
 ) -> dict[str, DType]:
-    """The columns of the source's changes tables, where its log has the columns ``raw``: as declared, what the
-    declaration names besides, then the format's own."""
+    """The columns of the source's changes tables, where its log has the columns ``raw``: as declared, what
+    the declaration names besides, then the format's own."""
     changed_at, position = effective(source)
     own = {
         name for name in (changed_at, *position) if name.startswith(("__", _OF_SOURCE)) and name not in raw

@@ -1,7 +1,7 @@
 """Changes: a mutation log's rows after the first step of the order of work, the rejection of bad input.
 
-Time: ``changed_at`` is a canonical instant here, as are ``event_time`` and ``available_at``; nulls of these two
-are no fault. Nothing else is filtered, and nothing is sorted.
+Time: ``changed_at`` is a canonical instant here, as are ``event_time`` and ``available_at``; nulls of these
+two are no fault. Nothing else is filtered, and nothing is sorted.
 """
 
 from __future__ import annotations
@@ -33,9 +33,10 @@ I64 = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class RawChanges:
-    """Rows as a log holds them, each a change. ``table`` has raw columns under the names of the changes table,
-    ``operation`` says what each row does, ``words`` how the log says it. Row i of the table is row ``rows[i]``
-    of ``file``, or ``first_row + i``. ``ignored`` counts what came before that is no row of the table."""
+    """Rows as a log holds them, each a change. ``table`` has raw columns under the names of the changes
+    table, ``operation`` says what each row does, ``words`` how the log says it. Row i of the table is row
+    ``rows[i]`` of ``file``, or ``first_row + i``. ``ignored`` counts what came before that is no row of the
+    table."""
 
     table: pa.Table
     operation: I64
@@ -48,12 +49,12 @@ class RawChanges:
 
 @dataclass(frozen=True)
 class Changes:
-    """The good changes as a changes table: the declared columns and ``__op`` (0: the row now has this content,
-    1: it is deleted, 2: the table is truncated).
+    """The good changes as a changes table: the declared columns and ``__op`` (0: the row now has this
+    content, 1: it is deleted, 2: the table is truncated).
 
     ``rejected`` lists (row of ``file``, why) of the first changes left out, ``reasons`` counts all of them by
-    their first reason. ``keyless`` counts those with a null entity key, which stay: they end the change before
-    them. ``ignored`` counts tombstones, messages and images of what was."""
+    their first reason. ``keyless`` counts those with a null entity key, which stay: they end the change
+    before them. ``ignored`` counts tombstones, messages and images of what was."""
 
     table: pa.Table
     rejected: tuple[tuple[int, str], ...] = ()
@@ -99,8 +100,8 @@ def settled(
     """What is left of ``raw`` when bad input is rejected, with the ``columns`` cast.
 
     A change is rejected with an unknown operation, without ``changed_at`` or position, without primary key (a
-    truncate needs none) or with a value that its type can't hold; in a delete or truncate, such values elsewhere
-    than in what it needs become null.
+    truncate needs none) or with a value that its type can't hold; in a delete or truncate, such values
+    elsewhere than in what it needs become null.
     """
     changed_at, position = effective(source)
     cast = _cast(raw.table, source, columns, position)
@@ -123,14 +124,14 @@ def settled(
             out &= upsert
         judged.reject(fault.reason, out, dict(fault.details()))
     for name in source.primary_keys:
-        judged.reject(f'no primary key: column "{name}" is null', _null(table.column(name)) & ~truncate)
-    judged.reject(_nothing("changed_at", changed_at), _null(table.column(changed_at)))
+        judged.reject(f'no primary key: column "{name}" is null', null_rows(table.column(name)) & ~truncate)
+    judged.reject(_nothing("changed_at", changed_at), null_rows(table.column(changed_at)))
     for name in position:
-        judged.reject(_nothing("position", name), _null(table.column(name)))
+        judged.reject(_nothing("position", name), null_rows(table.column(name)))
 
     keyless = np.zeros(table.num_rows, np.bool_)
     for name in entity_keys:
-        keyless |= _null(table.column(name))
+        keyless |= null_rows(table.column(name))
     keyless &= judged.left & upsert
     table = table.append_column(OPERATION_COLUMN, pa.array(operation))
     return Changes(
@@ -167,7 +168,7 @@ def _reject_unknown(raw: RawChanges, source: TableSource, judged: Rejections) ->
     out = raw.operation == UNKNOWN
     if not out.any():
         return
-    missing = _null(raw.words) & out
+    missing = null_rows(raw.words) & out
     judged.reject("no operation: it is null", missing)
     known = ", ".join(meanings(source))
     reason = f"an operation that is unknown; known are {known}: map others with operations="
@@ -187,7 +188,7 @@ def _shown(values: pa.Array) -> tuple[str, ...]:
     return tuple(repr(value)[:80] for value in values.to_pylist())
 
 
-def _null(column: pa.ChunkedArray | pa.Array) -> Bools:
+def null_rows(column: pa.ChunkedArray | pa.Array) -> Bools:
     if column.null_count == 0:
         return np.zeros(len(column), np.bool_)
     nulls = pc.is_null(column)

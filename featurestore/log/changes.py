@@ -37,12 +37,12 @@ def change_columns(
 ) -> dict[str, DType]:
     """The columns of the source's changes tables and their types, read from its log.
 
-    They are the row's columns, as declared; ``changed_at`` and the position's; not ``__op``, which every changes
-    table has at its end. A column that some files lack is null there; one of two types is a LogError.
+    They are the row's columns, as declared; ``changed_at`` and the position's; not ``__op``, which every
+    changes table has at its end. A column that some files lack is null there; one of two types is a LogError.
     """
     assert source.log is not None
     if source.format == "debezium":
-        raw = debezium.row_schema(source, root, files, inferred(source, entity_keys))
+        raw = debezium.row_columns(source, root, files, inferred(source, entity_keys))
         return declared_change_columns(source, raw, entity_keys)
     needed = inferred(source, entity_keys)
     operation = _operation_column(source)
@@ -119,11 +119,11 @@ def _check_operations(source: TableSource, raw: Mapping[str, pa.DataType]) -> No
     if name is None:
         return
     if name not in raw:
+        flat = source.format == "flat"
+        way_out = 'name the column of operations, op="..."' if flat else "a change feed has it"
         raise DefinitionError(
             f'source "{source.name}": no column "{name}" in its log (op)',
-            hint=f'name the column of operations, op="..."; {suggestion(name, raw, what="columns")}'
-            if source.format == "flat"
-            else f'format="delta_cdf" reads the change feed\'s columns; {suggestion(name, raw, what="columns")}',
+            hint=f"{way_out}; {suggestion(name, raw, what='columns')}",
         )
     if family(raw[name]) not in ("text", "int", "bool", "null"):
         raise DefinitionError(

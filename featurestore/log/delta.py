@@ -1,7 +1,7 @@
 """The change feed of a Delta table.
 
-Time: ``_commit_timestamp`` is when a version was committed. One commit may delete a row and insert it again: its
-deletes stand before all else.
+Time: ``_commit_timestamp`` is when a version was committed. One commit may delete a row and insert it again:
+its deletes stand before all else.
 
 The image of a row before an update says nothing, unless no row has its primary key after the update: then the
 update has moved the row to another key, and the image is the old key's delete.

@@ -19,7 +19,8 @@ from featurestore.log.cells import CELL
 I64 = NDArray[np.int64]
 
 IGNORED, UNKNOWN = 3, 4
-"""Beside the kernel's UPSERT, DELETE and TRUNCATE: what says nothing about rows, and what nothing is known of."""
+"""Beside the kernel's UPSERT, DELETE and TRUNCATE: what says nothing about rows, and what nothing is known
+of."""
 
 _CODES = {"r": UPSERT, "c": UPSERT, "u": UPSERT, "d": DELETE, "t": TRUNCATE, "m": IGNORED}
 
@@ -39,8 +40,8 @@ def operation_codes(words: pa.Array, known: Mapping[str, str]) -> I64:
     ]
     if not codes:
         return np.zeros(len(words), np.int64)
-    by_word: I64 = np.array(codes, np.int64)
-    return by_word[np.asarray(encoded.indices)]
+    made: I64 = np.take(np.array(codes, np.int64), np.asarray(encoded.indices))
+    return made
 
 
 def words_of(column: pa.Array) -> pa.Array:

@@ -26,8 +26,8 @@ Codes = NDArray[np.uint8]
 def positions(raw: pa.Array) -> tuple[pa.Array, Bools | None]:
     """``raw`` as int64, and a mask of the values that are no position (None: none; null in the array).
 
-    Integers, whole decimals and floats, decimal text, and PostgreSQL's ``16/B374D848``, which is 0x16B374D848.
-    Beyond int64 is no position.
+    Integers, whole decimals and floats, decimal text, and PostgreSQL's ``16/B374D848``, which is
+    0x16B374D848. Beyond int64 is no position.
     """
     values, bad = converted(raw, INT64, zone("UTC"), None)
     if bad is None:
