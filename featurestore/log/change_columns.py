@@ -25,7 +25,8 @@ CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION = "_change_type", "_commit_timesta
 DELTA_POSITION = (COMMIT_VERSION, "__position_1")
 
 SNAPSHOT_DATE = "ds"
-_OF_SOURCE = "source."
+OF_SOURCE = "source."
+"""How a declaration names a part of an envelope's source, as in position="source.pos"."""
 
 
 def effective(source: TableSource) -> tuple[str, tuple[str, ...]]:
@@ -40,6 +41,17 @@ def effective(source: TableSource) -> tuple[str, tuple[str, ...]]:
             return CHANGED_AT, SNAPSHOT_POSITION
     assert source.changed_at is not None
     return source.changed_at, source.positions
+
+
+def own_columns(source: TableSource) -> set[str]:
+    """Which of ``effective`` are no columns of the row: the format makes them."""
+    changed_at, position = effective(source)
+    made = {CHANGED_AT, *DEBEZIUM_POSITION, *SNAPSHOT_POSITION, DELTA_POSITION[1]}
+    if source.format == "flat":
+        return set()
+    if source.format == "debezium":
+        made |= {name for name in (changed_at, *position) if name.startswith(OF_SOURCE)}
+    return made & {changed_at, *position}
 
 
 def snapshot_date(source: TableSource) -> str:
@@ -65,9 +77,7 @@ def declared_change_columns(
     """The columns of the source's changes tables, where its log has the columns ``raw``: as declared, what
     the declaration names besides, then the format's own."""
     changed_at, position = effective(source)
-    own = {
-        name for name in (changed_at, *position) if name.startswith(("__", _OF_SOURCE)) and name not in raw
-    }
+    own = own_columns(source) - raw.keys()
     aside = not_of_the_row(source)
     listed = list(source.columns) if source.columns is not None else []
     if source.columns is None:

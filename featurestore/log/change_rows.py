@@ -20,7 +20,7 @@ from featurestore.dtypes import DType
 from featurestore.kernel.changes import OPERATION_COLUMN, TRUNCATE, UPSERT
 from featurestore.log.cast import Cast, Fault, cast_table
 from featurestore.log.cells import CELL
-from featurestore.log.change_columns import effective
+from featurestore.log.change_columns import effective, own_columns
 from featurestore.log.files import LogFile
 from featurestore.log.operations import IGNORED, UNKNOWN, meanings
 from featurestore.log.positions import positions
@@ -123,11 +123,12 @@ def settled(
         elif fault.column not in (changed_at, *position):
             out &= upsert
         judged.reject(fault.reason, out, dict(fault.details()))
+    own = own_columns(source)
     for name in source.primary_keys:
         judged.reject(f'no primary key: column "{name}" is null', null_rows(table.column(name)) & ~truncate)
-    judged.reject(_nothing("changed_at", changed_at), null_rows(table.column(changed_at)))
+    judged.reject(_nothing("changed_at", changed_at, own), null_rows(table.column(changed_at)))
     for name in position:
-        judged.reject(_nothing("position", name), null_rows(table.column(name)))
+        judged.reject(_nothing("position", name, own), null_rows(table.column(name)))
 
     keyless = np.zeros(table.num_rows, np.bool_)
     for name in entity_keys:
@@ -176,8 +177,8 @@ def _reject_unknown(raw: RawChanges, source: TableSource, judged: Rejections) ->
     judged.reject(reason, out, {row: f"{reason}: {raw.words[row].as_py()!r}" for row in first})
 
 
-def _nothing(part: str, column: str) -> str:
-    if column.startswith("__"):
+def _nothing(part: str, column: str, own: set[str]) -> str:
+    if column in own:
         return f"no {part}"
     return f'no {part}: column "{column}" is null'
 

@@ -20,7 +20,13 @@ from featurestore.dtypes import DType
 from featurestore.errors import LogError
 from featurestore.kernel.changes import DELETE, UPSERT
 from featurestore.log.cells import NULL, cells_of_json
-from featurestore.log.change_columns import CHANGED_AT, DEBEZIUM_POSITION, effective
+from featurestore.log.change_columns import (
+    CHANGED_AT,
+    DEBEZIUM_POSITION,
+    OF_SOURCE,
+    effective,
+    own_columns,
+)
 from featurestore.log.change_rows import RawChanges
 from featurestore.log.connect_types import RowSchema, row_schema
 from featurestore.log.envelope_positions import Sources, committed_at, integers, own_positions, source_cells
@@ -29,7 +35,6 @@ from featurestore.log.files import LogFile
 from featurestore.log.infer import CellColumn
 from featurestore.log.operations import meanings, operation_codes
 
-_OF_SOURCE = "source."
 _UNIT_US = {"_s": (1_000_000, 1), "_ms": (1_000, 1), "_us": (1, 1), "_ns": (1, 1_000)}
 
 
@@ -126,9 +131,9 @@ def _changes(
         words = pa.concat_arrays([words, words.take(pa.array(moved))])
 
     arrays: dict[str, pa.Array] = {}
-    changed_at, position = effective(source)
+    own = own_columns(source)
     for name in columns:
-        if name not in (changed_at, *position) or not name.startswith(("__", _OF_SOURCE)):
+        if name not in own:
             values = cells_of_json([None if content is None else content.get(name) for content in contents])
             read = schema[name].read if name in schema else None
             arrays[name] = values if read is None else read(values)
@@ -150,14 +155,14 @@ def _own_columns(sources: Sources, source: TableSource) -> dict[str, pa.Array]:
     own: dict[str, pa.Array] = {}
     if changed_at == CHANGED_AT:
         own[changed_at] = committed_at(sources)
-    elif changed_at.startswith(_OF_SOURCE):
-        own[changed_at] = _time_of_source(sources, changed_at.removeprefix(_OF_SOURCE))
+    elif changed_at.startswith(OF_SOURCE):
+        own[changed_at] = _time_of_source(sources, changed_at.removeprefix(OF_SOURCE))
     if position == DEBEZIUM_POSITION:
         own |= zip(position, own_positions(sources, f'source "{source.name}"'), strict=True)
     else:
         for name in position:
-            if name.startswith(_OF_SOURCE):
-                own[name] = source_cells(sources, name.removeprefix(_OF_SOURCE))
+            if name.startswith(OF_SOURCE):
+                own[name] = source_cells(sources, name.removeprefix(OF_SOURCE))
     return own
 
 

@@ -20,35 +20,36 @@ from numpy.typing import NDArray
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import INT64, DType
 from featurestore.kernel.changes import DELETE
-from featurestore.kernel.content import content_hash
 from featurestore.log.cast import cast_table
 from featurestore.log.change_columns import CHANGE_TYPE, COMMIT_VERSION, DELTA_POSITION, effective
 from featurestore.log.change_rows import RawChanges
 from featurestore.log.files import LogFile
+from featurestore.log.key_hashes import Hashes, hashes, no_hashes, places, sorting
 from featurestore.log.operations import meanings, operation_codes, words_of
 from featurestore.log.scan import RawBatch, scan
 
 I64 = NDArray[np.int64]
-Keys = NDArray[np.void]
 
 PREIMAGE, POSTIMAGE = "update_preimage", "update_postimage"
-_KEY = np.dtype([("first", np.uint64), ("second", np.uint64)])
 
 
 def keys_that_stay(
     source: TableSource, columns: Mapping[str, DType], root: Path, files: Sequence[LogFile] | None
-) -> Keys:
+) -> Hashes:
     """Of each updated row its commit and primary key after the update, as sorted hashes."""
     assert source.log is not None
-    found = [np.empty(0, _KEY)]
+    found = [no_hashes()]
     for batch in scan(source.log, root, [*source.primary_keys, COMMIT_VERSION, CHANGE_TYPE], files):
         after = _is(batch.table, POSTIMAGE)
         if after.any():
             found.append(_keys(batch.table, source, columns)[after])
-    return np.sort(np.concatenate(found))
+    all_found = np.concatenate(found)
+    return all_found[sorting(all_found)]
 
 
-def raw_changes(batch: RawBatch, source: TableSource, columns: Mapping[str, DType], stay: Keys) -> RawChanges:
+def raw_changes(
+    batch: RawBatch, source: TableSource, columns: Mapping[str, DType], stay: Hashes
+) -> RawChanges:
     """The rows of a change feed as changes."""
     table = batch.table
     words = pa.nulls(table.num_rows, pa.string())
@@ -58,10 +59,7 @@ def raw_changes(batch: RawBatch, source: TableSource, columns: Mapping[str, DTyp
     before = np.flatnonzero(_is(table, PREIMAGE))
     if len(before):
         keys = _keys(table, source, columns)[before]
-        place = np.searchsorted(stay, keys)
-        found = np.zeros(len(before), np.bool_)
-        inside = place < len(stay)
-        found[inside] = stay[place[inside]] == keys[inside]
+        found = places(stay, keys)[1]
         moved = np.zeros(table.num_rows, np.bool_)
         moved[before[~found]] = True
         operation = np.where(moved, DELETE, operation)
@@ -95,8 +93,7 @@ def _is(table: pa.Table, word: str) -> NDArray[np.bool_]:
     return np.asarray(pc.fill_null(pc.equal(pc.ascii_lower(words), word), False))
 
 
-def _keys(table: pa.Table, source: TableSource, columns: Mapping[str, DType]) -> Keys:
+def _keys(table: pa.Table, source: TableSource, columns: Mapping[str, DType]) -> Hashes:
     types = {name: columns[name] for name in source.primary_keys} | {COMMIT_VERSION: INT64}
     cast = cast_table(table, types, timezone=source.timezone, time_unit=source.time_unit).table
-    hashes = np.ascontiguousarray(content_hash(cast, list(types)))
-    return hashes.view(_KEY).reshape(-1)
+    return hashes(cast, list(types))

@@ -9,7 +9,6 @@ either of them inside ``value``, as JSON or as text of JSON. A null is a tombsto
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
@@ -33,7 +32,7 @@ _WAY_OUT = (
 )
 
 
-class Envelope(msgspec.Struct):
+class Envelope(msgspec.Struct, gc=False):
     """One change: what the row was, what it is, where that was written, and which operation did it."""
 
     before: Row | None = None
@@ -42,14 +41,13 @@ class Envelope(msgspec.Struct):
     op: str | None = None
 
 
-class _Message(Envelope):
+class _Message(Envelope, gc=False):
     schema: Raw = _NULL
     payload: Envelope | str | UnsetType | None = UNSET
     value: Raw | UnsetType = UNSET
 
 
-@dataclass(frozen=True)
-class Delivered:
+class Delivered(msgspec.Struct, frozen=True, gc=False):
     """An envelope, None for a tombstone, and the JSON of its schema, None where it has none."""
 
     envelope: Envelope | None

@@ -23,21 +23,19 @@ from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DATE, DType, date_text
 from featurestore.errors import DefinitionError, LogError, suggestion
 from featurestore.kernel.changes import DELETE, OPERATION_COLUMN, UPSERT
-from featurestore.kernel.content import content_hash
 from featurestore.log import literals
 from featurestore.log.arrays import CASTS, converted, family
 from featurestore.log.cast import Cast, cast_table
 from featurestore.log.change_columns import CHANGED_AT, SNAPSHOT_POSITION, snapshot_date
 from featurestore.log.change_rows import Changes, Rejections, null_rows
 from featurestore.log.files import LogFile, list_files
+from featurestore.log.key_hashes import Hashes, equal, hashes, no_hashes, places, sorting
 from featurestore.log.scan import RawBatch, scan
 from featurestore.log.zones import zone
 
 Bools = NDArray[np.bool_]
 I64 = NDArray[np.int64]
-Keys = NDArray[np.void]
 
-_KEY = np.dtype([("first", np.uint64), ("second", np.uint64)])
 _DAY_US = 86_400_000_000
 _WAY_OUT = (
     "snapshots lie in directories ds=YYYY-MM-DD or have a column ds of dates; changed_at= names another"
@@ -50,8 +48,8 @@ class _Snapshot:
     ``table``."""
 
     table: pa.Table
-    keys: Keys
-    contents: Keys
+    keys: Hashes
+    contents: Hashes
     rows: I64
 
 
@@ -97,7 +95,7 @@ def differences(
     for day in sorted(days):
         parts: list[pa.Table] = []
         origin: list[tuple[RawBatch, I64]] = []
-        unread = [np.empty(0, _KEY)]
+        unread = [no_hashes()]
         for table, batch, rows, rejected, keys in _rows(source, day, days[day], row_columns, root):
             if rejected is not None:
                 yield _nothing_but(rejected, columns, batch)
@@ -115,7 +113,7 @@ def differences(
 
 def _rows(
     source: TableSource, day: int, files: Sequence[LogFile], columns: Mapping[str, DType], root: Path
-) -> Iterator[tuple[pa.Table, RawBatch, I64, Rejections | None, Keys]]:
+) -> Iterator[tuple[pa.Table, RawBatch, I64, Rejections | None, Hashes]]:
     """The good rows of a day, cast, and which rows of their files they are; what is rejected, with its
     keys."""
     assert source.log is not None
@@ -129,18 +127,19 @@ def _rows(
         cast = cast_table(table, columns, timezone=source.timezone, time_unit=source.time_unit)
         judged = _judged(cast, source, rows)
         if judged.left.all():
-            yield cast.table, batch, rows, None, np.empty(0, _KEY)
+            yield cast.table, batch, rows, None, no_hashes()
         else:
             good = pa.array(judged.left)
-            keys = _hashes(cast.table.filter(pc.invert(good)), source.primary_keys)
+            keys = hashes(cast.table.filter(pc.invert(good)), source.primary_keys)
             yield cast.table.filter(good), batch, rows[judged.left], judged, keys
 
 
-def _still(before: _Snapshot, unread: Keys, table: pa.Table, source: TableSource) -> pa.Table:
+def _still(before: _Snapshot, unread: Hashes, table: pa.Table, source: TableSource) -> pa.Table:
     """The rows of the snapshot before whose rows in this one can't be read: they are there, so they stay."""
-    unread = np.unique(unread)
-    good = np.sort(_hashes(table, source.primary_keys)) if len(unread) else unread
-    stay = _places(unread, before.keys)[1] & ~_places(good, before.keys)[1]
+    unread = unread[sorting(unread)]
+    good = hashes(table, source.primary_keys) if len(unread) else unread
+    good = good[sorting(good)]
+    stay = places(unread, before.keys)[1] & ~places(good, before.keys)[1]
     return before.table.take(pa.array(before.rows[stay]))
 
 
@@ -160,19 +159,19 @@ def _by_key(
 ) -> tuple[_Snapshot, list[tuple[int, bool]]]:
     """The snapshot by primary key. Of rows of one key and different contents the greatest counts; all of them
     are told: (row of ``table``, whether it counts)."""
-    keys = _hashes(table, source.primary_keys)
-    contents = _hashes(table, [name for name in columns if name != source.available_at])
-    order = np.lexsort([contents["second"], contents["first"], keys["second"], keys["first"]])
+    keys = hashes(table, source.primary_keys)
+    contents = hashes(table, [name for name in columns if name != source.available_at])
+    order = sorting(keys, contents)
     keys, contents = keys[order], contents[order]
-    last = np.append(keys[1:] != keys[:-1], True) if len(keys) else np.zeros(0, np.bool_)
-    same = np.append(False, (keys[1:] == keys[:-1]) & (contents[1:] == contents[:-1]))[: len(keys)]
+    new_key, new_content = ~equal(keys[1:], keys[:-1]), ~equal(contents[1:], contents[:-1])
+    last = np.append(new_key, True)[: len(keys)]
+    distinct = np.flatnonzero(np.append(True, new_key | new_content)[: len(keys)])
     twice: list[tuple[int, bool]] = []
-    distinct = np.flatnonzero(~same)
-    if not last[distinct].all() or len(distinct) != int(last.sum()):
-        run = np.cumsum(np.append(True, keys[1:] != keys[:-1])) - 1
-        several = np.flatnonzero(np.bincount(run[distinct]) > 1)
-        greatest = np.append(run[distinct][1:] != run[distinct][:-1], True)
-        told = np.isin(run[distinct], several)
+    run = np.cumsum(np.append(0, new_key))[: len(keys)][distinct]
+    if len(distinct) > int(last.sum()):
+        several = np.flatnonzero(np.bincount(run) > 1)
+        greatest = np.append(run[1:] != run[:-1], True)
+        told = np.isin(run, several)
         twice = [(int(order[i]), bool(g)) for i, g in zip(distinct[told], greatest[told], strict=True)]
     return _Snapshot(table, keys[last], contents[last], order[last]), twice
 
@@ -186,18 +185,18 @@ def _difference(
     columns: Mapping[str, DType],
     file: LogFile,
 ) -> Changes:
-    old_keys = before.keys if before is not None else np.empty(0, _KEY)
-    place, there = _places(old_keys, now.keys)
+    old_keys = before.keys if before is not None else no_hashes()
+    place, there = places(old_keys, now.keys)
     changed = ~there
     if before is not None:
-        changed[there] = before.contents[place[there]] != now.contents[there]
+        changed[there] = ~equal(before.contents[place[there]], now.contents[there])
     rows = now.table.take(pa.array(np.sort(now.rows[changed])))
     keyless = np.zeros(rows.num_rows, np.bool_)
     for name in entity_keys:
         keyless |= null_rows(rows.column(name))
     parts = [_changes_table(rows, UPSERT, columns, day, source)]
     if before is not None:
-        gone = ~_places(now.keys, old_keys)[1]
+        gone = ~places(now.keys, old_keys)[1]
         keys = before.table.select(list(source.primary_keys)).take(pa.array(np.sort(before.rows[gone])))
         parts.append(_changes_table(keys, DELETE, columns, day, source))
     return Changes(pa.concat_tables(parts).combine_chunks(), keyless=int(keyless.sum()), file=file)
@@ -280,19 +279,6 @@ def _day(text: str, file: LogFile, name: str) -> int:
     if not good[0]:
         raise LogError(f'log file "{file.shown}" lies in {name}={text}, which is no date', hint=_WAY_OUT)
     return int(days[0])
-
-
-def _hashes(table: pa.Table, columns: Sequence[str]) -> Keys:
-    return np.ascontiguousarray(content_hash(table, columns)).view(_KEY).reshape(-1)
-
-
-def _places(within: Keys, keys: Keys) -> tuple[I64, Bools]:
-    """Where each of ``keys`` is in ``within``, and whether it is; both ascending."""
-    place = np.searchsorted(within, keys)
-    there = np.zeros(len(keys), np.bool_)
-    inside = np.flatnonzero(place < len(within))
-    there[inside] = within[place[inside]] == keys[inside]
-    return place, there
 
 
 def _reported(

@@ -6,15 +6,19 @@ import gzip
 import json
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from featurestore.dsl.log import CSV, JSONLines, Parquet
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import FLOAT64, INT64, STRING, TIMESTAMP
 from featurestore.errors import DefinitionError, LogError
 from featurestore.log.changes import Changes, change_columns, effective, read_changes
+from featurestore.log.key_hashes import places, sorting
 
 
 def source(path: str = "changes.parquet", **more: object) -> TableSource:
@@ -232,3 +236,37 @@ def test_a_declaration_that_names_what_is_not_there_says_so(tmp_path: Path):
         change_columns(source(primary_key="idd"), ["user"], tmp_path)
     with pytest.raises(DefinitionError, match="declared string, but it is a position"):
         change_columns(source(columns={"lsn": "string"}), ["user"], tmp_path)
+
+
+def test_a_flat_row_has_no_columns_of_the_formats_making(tmp_path: Path):
+    write(tmp_path, __lsn=[3], __ms=["2026-01-01"])
+    declared = source(position="__lsn", changed_at="__ms")
+    assert read(tmp_path, declared).table.column("__lsn").to_pylist() == [3]
+    with pytest.raises(DefinitionError, match=r'no column "__position_0" in its log \(position\)'):
+        change_columns(source(position="__position_0"), ["user"], tmp_path)
+
+
+def test_positions_in_json_are_numbers_or_text(tmp_path: Path):
+    values = ["7", '"16/B374D848"', "12.0", '"9"', "1.5", "true", '"0/zz"', "[1]", "9223372036854775808"]
+    row = '{"op": "c", "id": 1, "at": "2026-01-01", "user": "ann", "lsn": %s}\n'
+    (tmp_path / "c.jsonl").write_text("".join(row % value for value in values))
+    declared = source("c.jsonl", columns={"id": "int64", "user": "string"})
+    columns = {"id": INT64, "user": STRING, "at": TIMESTAMP, "lsn": INT64}
+    (changes,) = read_changes(declared, ("user",), columns, tmp_path)
+    assert changes.table.column("lsn").to_pylist() == [7, 0x16B374D848, 12, 9]
+    assert changes.reasons == {'column "lsn" holds no position': 5}
+
+
+HASHES = st.lists(st.tuples(st.integers(0, 3), st.integers(0, 3)), max_size=12)
+
+
+@given(within=HASHES, keys=HASHES)
+def test_hashes_are_found_where_their_first_halves_are_equal(
+    within: list[tuple[int, int]], keys: list[tuple[int, int]]
+):
+    held = np.array(within, np.uint64).reshape(-1, 2)
+    held = held[sorting(held)]
+    assert [tuple(row) for row in held.tolist()] == sorted(within)
+    place, there = places(held, np.array(keys, np.uint64).reshape(-1, 2))
+    assert there.tolist() == [key in within for key in keys]
+    assert all(tuple(held[p]) == key for p, key, found in zip(place, keys, there, strict=True) if found)
