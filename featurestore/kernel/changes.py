@@ -154,50 +154,44 @@ def _ordered(
 
 @dataclass(frozen=True)
 class _Settled:
-    """One change a row and position: what stays, and what was met."""
+    """Changes without duplicates, in order, and what was met: ``conflicts`` further contents at a position."""
 
     order: _Order
-    available: I64
     duplicates: int
     conflicts: int
     conflicting: I64
 
 
-def _one_a_position(
+def _by_content(
     table: pa.Table, order: _Order, tied: Bools, roles: ChangeRoles, position: I64, available: I64
 ) -> _Settled:
-    """Of changes of one row at one position: equal ones once, of different ones that of the greater content
-    hash."""
+    """Changes of one row at one position: equal ones once, from the least available_at; different ones in the
+    order of their content hashes, so that the greatest ends the others when it takes effect."""
     none = np.empty(0, np.int64)
     if not tied.any():
-        return _Settled(order, available, 0, 0, none)
+        return _Settled(order, 0, 0, none)
     places = np.flatnonzero(tied)
     rows = order.rows[places]
     hashes = row_hashes(table, rows, roles)
-    keys = [available[rows], hashes[:, 1], hashes[:, 0], *position[::-1, rows], order.row[places]]
-    by = np.lexsort(keys)
+    by = np.lexsort(
+        [rows, available[rows], hashes[:, 1], hashes[:, 0], *position[::-1, rows], order.row[places]]
+    )
     rows, hashes, row = rows[by], hashes[by], order.row[places][by]
     same_place = row[1:] == row[:-1]
     for column in position:
         same_place &= column[rows[1:]] == column[rows[:-1]]
     same = same_place & (hashes[1:] == hashes[:-1]).all(axis=1)
-    first = np.append(True, ~same)
-    # Of equal changes the first has the least available_at; it stands for all of them.
-    distinct = np.flatnonzero(first)
-    last = np.append(~same_place[distinct[1:] - 1], True)
-    stays = distinct[last]
-    keep = np.ones(len(order.rows), np.bool_)
-    keep[places] = False
-    kept_rows = np.zeros(table.num_rows, np.bool_)
-    kept_rows[rows[stays]] = True
-    keep |= kept_rows[order.rows]
-    conflicts = len(distinct) - len(stays)
+    arranged = order.rows.copy()
+    # The rows of one position keep their places; of equal ones the first, which was available first, stays.
+    arranged[places] = rows
+    keep = np.ones(len(arranged), np.bool_)
+    keep[places[1:]] = ~same
+    conflicting = np.append(False, same_place & ~same)
     return _Settled(
-        _Order(order.rows[keep], order.row[keep]),
-        available,
-        len(rows) - len(distinct),
-        conflicts,
-        np.sort(rows[distinct[~last]])[:NAMED] if conflicts else none,
+        _Order(arranged[keep], order.row[keep]),
+        int(same.sum()),
+        int(conflicting.sum()),
+        np.sort(rows[conflicting])[:NAMED],
     )
 
 
@@ -232,7 +226,7 @@ def change_timeline(
         starts = np.maximum(starts, available)
     position = _positions(table, roles)
     order, tied = _ordered(table, np.flatnonzero(known & (operation != TRUNCATE)), roles, position, threads)
-    settled = _one_a_position(table, order, tied, roles, position, available)
+    settled = _by_content(table, order, tied, roles, position, available)
     rows = settled.order.rows
     end = _ends(settled.order.row, starts[rows])
     truncates = np.flatnonzero(known & (operation == TRUNCATE))
@@ -291,7 +285,8 @@ def _break_ties(
     places = np.flatnonzero(tied)
     rows = order[places]
     by_position = roles.position if roles.event_time is None else ()
-    names = [name for name in (*by_position, roles.order_by, *roles.primary_key) if name is not None]
+    order_by = () if roles.order_by is None else (roles.order_by,)
+    names = list(dict.fromkeys((*by_position, *order_by, *roles.primary_key)))
     part = table.select(names).take(pa.array(rows))
     entity = np.searchsorted(offsets, places, side="right")
     hashes = row_hashes(table, rows, roles)
