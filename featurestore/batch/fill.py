@@ -207,7 +207,7 @@ class Fill:
         before = self._standing
         self._standing = Standing(arrivals=before.arrivals)
         with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-            self._check(commit, before, ())
+            self._check(commit, before, None)
             self._move(commit, before, self._standing)
         self._seen = commit.number
 

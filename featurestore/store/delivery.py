@@ -152,7 +152,7 @@ def deliver(
         else _column(versions, field.name, layout.stored).take(index)
         for field in layout.stored
     ]
-    bounds, run_entity = _cut(offsets, event_time, RUN_VERSIONS)
+    bounds, run_entity = cut(offsets, event_time, RUN_VERSIONS)
     return Delivery(
         layout,
         keys,
@@ -187,7 +187,7 @@ def sorted_keys(keys: Sequence[bytes]) -> tuple[list[bytes], I64]:
 
 
 @compiled("Tuple((i8[::1], i8[::1]))(i8[::1], i8[::1], i8)")
-def _cut(offsets: I64, event_time: I64, most: int) -> tuple[I64, I64]:
+def cut(offsets: I64, event_time: I64, most: int) -> tuple[I64, I64]:
     # A cut lies where the event time changes, so a run may be longer than ``most``.
     bounds = np.empty(len(event_time) + 1, np.int64)
     entity = np.empty(len(event_time), np.int64)

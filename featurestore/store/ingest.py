@@ -19,22 +19,29 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.errors import RequestError, RowError, UnknownNameError, suggestion
+from featurestore.kernel.changes import OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
+from featurestore.kernel.roles import Roles
 from featurestore.kernel.versions import single
-from featurestore.log.cast import Cast, cast_rows, cast_table
+from featurestore.log.cast import cast_rows, cast_table
+from featurestore.log.cells import cells_of
+from featurestore.log.changes import flat_changes
 from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.additions import Additions, prepare
+from featurestore.store.changes import ChangeLayout, is_table, taken_apart
 from featurestore.store.commit import Commit
 from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
 from featurestore.store.payload import encode_arrivals
+from featurestore.store.placement import Placement, placement
 from featurestore.store.pushed_files import pushed_tables
 from featurestore.store.records import DELTA_LEVEL, TimelineVersion
 from featurestore.store.registry import Registry, read_registry
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
+from featurestore.store.table_sources import declared
 
 PARTITION = "arrivals"
 KEYLESS = 3
@@ -140,7 +147,7 @@ def _source(registry: Registry, name: str) -> SourcePlan:
         raise UnknownNameError(
             f'no source "{name}"', hint=suggestion(name, registry.sources, what="applied sources")
         )
-    if not plan.ids:
+    if isinstance(plan.roles, Roles) and not plan.ids:
         raise RequestError(
             f'source "{name}" has no id: each of its rows is its own fact, and a push may be repeated',
             hint="declare what identifies an event, id=...; or add the rows to its log and backfill",
@@ -157,10 +164,12 @@ def _source(registry: Registry, name: str) -> SourcePlan:
 
 @dataclass(frozen=True)
 class Push:
-    """Good rows of one push, in canonical columns, and those that were refused."""
+    """Good rows of one push, in canonical columns (of a table: a changes table), and those that were refused;
+    how many were tombstones and the like."""
 
     table: pa.Table
     rejected: Sequence[tuple[int, str]] = ()
+    ignored: int = 0
 
 
 def _pushes(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
@@ -178,17 +187,15 @@ def _pushes(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
 
 
 def _pieces_of_file(path: Path, plan: SourcePlan) -> Iterator[Push]:
-    for table, numbers, refused in pushed_tables(path, list(plan.schema), plan):
+    for table, numbers, refused in pushed_tables(path, list(_given(plan)), plan):
         if refused:
             yield Push(_empty(plan), refused)
         for first in range(0, table.num_rows, PIECE_ROWS):
-            part = table.slice(first, PIECE_ROWS)
-            cast = cast_table(part, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, numbers[first : first + PIECE_ROWS])
+            yield _good(table.slice(first, PIECE_ROWS), plan, numbers[first : first + PIECE_ROWS])
 
 
 def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
-    columns = plan.schema
+    columns = _given(plan)
     if isinstance(rows, pa.Table):
         unknown = [name for name in rows.column_names if name not in columns]
         if unknown:
@@ -198,8 +205,7 @@ def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
             )
         for first in range(0, rows.num_rows, PIECE_ROWS):
             part = rows.slice(first, PIECE_ROWS)
-            cast = cast_table(part, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, np.arange(first + 1, first + 1 + part.num_rows))
+            yield _good(part, plan, np.arange(first + 1, first + 1 + part.num_rows))
         return
     if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
         raise RequestError(
@@ -207,14 +213,49 @@ def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
         )
     for first in range(0, len(rows), PIECE_ROWS):
         some = rows[first : first + PIECE_ROWS]
-        cast = cast_rows(some, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-        yield _good(cast, plan, np.arange(first + 1, first + 1 + len(some)))
+        yield _good(some, plan, np.arange(first + 1, first + 1 + len(some)))
 
 
-def _good(cast: Cast, plan: SourcePlan, numbers: NDArray[np.int64]) -> Push:
+def _good(
+    raw: pa.Table | Sequence[Mapping[str, object]], plan: SourcePlan, numbers: NDArray[np.int64]
+) -> Push:
     # Without entity keys: a row may be keyless for one entity of the source and not for another.
+    if plan.changes is not None:
+        return _good_changes(raw, plan, plan.changes.op, numbers)
+    if isinstance(raw, pa.Table):
+        cast = cast_table(raw, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
+    else:
+        cast = cast_rows(raw, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
     made = event_versions(cast, plan, ())
     return Push(made.table, [(int(numbers[row]), reason) for row, reason in made.rejected])
+
+
+def _good_changes(
+    raw: pa.Table | Sequence[Mapping[str, object]], plan: SourcePlan, op: str, numbers: NDArray[np.int64]
+) -> Push:
+    """Flat rows with an operation column, whatever the format of the source's log is."""
+    refused: list[tuple[int, str]] = []
+    if not isinstance(raw, pa.Table):
+        known = _given(plan)
+        stays = []
+        for number, row in zip(numbers.tolist(), raw, strict=True):
+            unknown = next((str(name) for name in row if name not in known), None)
+            if unknown is None:
+                stays.append(row)
+            else:
+                refused.append((number, f'no column "{unknown[:80]}" in the source'))
+        if refused:
+            out = {number for number, _ in refused}
+            numbers = numbers[[number not in out for number in numbers.tolist()]]
+        raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
+    made = flat_changes(raw, declared(plan, format="flat"), (), plan.schema)
+    refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
+    return Push(made.table, sorted(refused), made.ignored)
+
+
+def _given(plan: SourcePlan) -> Sequence[str]:
+    """The columns that a pushed row may have."""
+    return [*plan.schema, plan.changes.op] if plan.changes is not None else list(plan.schema)
 
 
 def _joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
@@ -222,12 +263,15 @@ def _joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
         return pushes[0]
     tables = [push.table for push in pushes] or [_empty(plan)]
     return Push(
-        pa.concat_tables(tables).combine_chunks(), sorted(row for push in pushes for row in push.rejected)
+        pa.concat_tables(tables).combine_chunks(),
+        sorted(row for push in pushes for row in push.rejected),
+        sum(push.ignored for push in pushes),
     )
 
 
 def _empty(plan: SourcePlan) -> pa.Table:
-    return pa.schema([(name, dtype.arrow) for name, dtype in plan.columns]).empty_table()
+    operation = [] if plan.changes is None else [(OPERATION_COLUMN, pa.int64())]
+    return pa.schema([*((name, dtype.arrow) for name, dtype in plan.columns), *operation]).empty_table()
 
 
 def _all_or_none(push: Push, plan: SourcePlan) -> Push:
@@ -258,10 +302,39 @@ class _Prepared:
         kept[self.additions.delivery.row] = self.additions.novelty.kept
         return status, kept
 
+    def append(self, commit: Commit) -> None:
+        commit.append(self.timeline.id, self.additions.rows)
+
+    def again(self, commit: Commit) -> _Prepared:
+        return _Prepared(self.timeline, self.additions.still_hold(commit, self.timeline.id))
+
+
+@dataclass(frozen=True)
+class _PlacedChanges:
+    """The same of a table."""
+
+    timeline: TimelineVersion
+    placement: Placement
+
+    def statuses(self, rows: int) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        assert len(self.placement.status) == rows
+        return self.placement.status, self.placement.kept
+
+    def append(self, commit: Commit) -> None:
+        self.placement.write(commit, self.timeline.id)
+
+    def again(self, commit: Commit) -> _PlacedChanges:
+        layout = ChangeLayout.of(self.timeline)
+        made = placement(self.placement.delivered, layout, self.timeline.id, commit, level=DELTA_LEVEL)
+        return _PlacedChanges(self.timeline, made)
+
+
+_Part = _Prepared | _PlacedChanges
+
 
 def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Counter[str]) -> int:
     """Write one push in one commit; returns its number, 0 where there was nothing to write."""
-    if not push.table.num_rows and not push.rejected:
+    if not push.table.num_rows and not push.rejected and not push.ignored:
         return 0
     table = _stamped(push.table, plan, now_us)
     hashes = content_hash(table, plan.roles.content)
@@ -274,6 +347,7 @@ def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Count
             prepared = _again(store, registry, plan, table, hashes, prepared, commit)
         found = _write(commit, plan, table, prepared, now_us)
         found["rejected"] = len(push.rejected)
+        found["ignored"] = push.ignored
         found["delivered"] = sum(found.values())
         commit.count(plan.name, PARTITION, found)
         number = commit.number
@@ -287,22 +361,32 @@ def _again(
     plan: SourcePlan,
     table: pa.Table,
     hashes: NDArray[np.uint64],
-    prepared: Sequence[_Prepared],
+    prepared: Sequence[_Part],
     commit: Commit,
-) -> list[_Prepared]:
+) -> list[_Part]:
     """What another commit since the preparation has changed is prepared anew, inside this one."""
     with store.snapshot() as snapshot:
         if snapshot.registry_commit != registry.commit_number:
             return _prepare(_registry_of(store, snapshot), plan, table, hashes, snapshot)
-    return [_Prepared(one.timeline, one.additions.still_hold(commit, one.timeline.id)) for one in prepared]
+    return [one.again(commit) for one in prepared]
 
 
 def _prepare(
     registry: Registry, plan: SourcePlan, table: pa.Table, hashes: NDArray[np.uint64], snapshot: Snapshot
-) -> list[_Prepared]:
-    made = []
+) -> list[_Part]:
+    made: list[_Part] = []
     for timeline in registry.timelines:
-        if timeline.source == plan.name:
+        if timeline.source == plan.name and is_table(timeline) != (plan.changes is not None):
+            continue  # The source was of the other kind when this version was made.
+        if timeline.source == plan.name and plan.changes is not None:
+            layout = ChangeLayout.of(timeline)
+            delivered = taken_apart(table, hashes, plan, layout)
+            made.append(
+                _PlacedChanges(
+                    timeline, placement(delivered, layout, timeline.id, snapshot, level=DELTA_LEVEL)
+                )
+            )
+        elif timeline.source == plan.name:
             delivery = _delivery(table, hashes, plan, Layout.of(timeline))
             made.append(
                 _Prepared(timeline, prepare(delivery, 0, delivery.runs, DELTA_LEVEL, timeline.id, snapshot))
@@ -332,7 +416,7 @@ def _delivery(table: pa.Table, hashes: NDArray[np.uint64], plan: SourcePlan, lay
 
 def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
     name = plan.roles.available_at
-    if name is None or name == plan.event_time or not table.num_rows:
+    if name is None or name == plan.roles.event_time or not table.num_rows:
         return table
     column = table.column(name)
     if not column.null_count:
@@ -342,7 +426,7 @@ def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
 
 
 def _write(
-    commit: Commit, plan: SourcePlan, table: pa.Table, prepared: Sequence[_Prepared], now_us: int
+    commit: Commit, plan: SourcePlan, table: pa.Table, prepared: Sequence[_Part], now_us: int
 ) -> dict[str, int]:
     """Append what is new to the timelines and to the arrivals; returns how many rows became what."""
     rows = table.num_rows
@@ -355,7 +439,7 @@ def _write(
     # What has no key today may have one for an entity that is declared tomorrow.
     kept = kept | (status == KEYLESS)
     for one in prepared:
-        commit.append(one.timeline.id, one.additions.rows)
+        one.append(commit)
     if kept.any():
         new = table if kept.all() else table.filter(pa.array(kept))
         commit.add_arrivals(plan.name, encode_arrivals(new), rows=new.num_rows, arrived_at_us=now_us)

@@ -161,8 +161,13 @@ def _parts(definition: Definition) -> Mapping[str, str]:
     assert isinstance(decoded, SourcePlan)
     columns = {f'column "{name}"': str(dtype) for name, dtype in decoded.columns}
     roles = {part: str(value) for part, value in _named_roles(decoded.roles).items()}
-    return {**columns, **roles, "operations": repr(decoded.changes), "log": repr(decoded.log), "timezone": decoded.timezone,
-            "time_unit": str(decoded.time_unit)}  # fmt: skip
+    others = {
+        "operations": repr(decoded.changes),
+        "log": repr(decoded.log),
+        "timezone": decoded.timezone,
+        "time_unit": str(decoded.time_unit),
+    }
+    return {**columns, **roles, **others}
 
 
 def _reason(old: Definition, new: Definition) -> str:
