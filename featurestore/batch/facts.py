@@ -6,7 +6,7 @@ All versions are read, whatever ``known_at``: what it knows is chosen by the ker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,15 +17,17 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.batch.keys import KeyIndex, key_index
-from featurestore.dtypes import DType
+from featurestore.dtypes import INT64, DType
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.scan import scan
-from featurestore.log.versions import event_versions
-from featurestore.plan.nodes import ViewPlan
+from featurestore.log.changes import read_changes
+from featurestore.log.versions import Versions, event_versions
+from featurestore.plan.compile import OPERATION
+from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store import Snapshot
 from featurestore.store.arrivals import arrived_versions
 
@@ -82,18 +84,21 @@ class Reader:
         with ThreadPoolExecutor(1) as aside:
             # Hashing reads the same bytes as the scan, on the other core.
             hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
-            if source.log is not None:
-                for batch in scan(source.log, self._root, list(schema), files):
-                    cast = cast_table(
-                        batch.table, schema, timezone=source.timezone, time_unit=source.time_unit
-                    )
-                    versions = event_versions(cast, source, view.entity.keys)
-                    parts.append(versions.table)
-                    reasons.update(versions.reasons)
-                    keyless += versions.keyless
+            if source.changes is not None:
+                read = read_changes(source.changes.declared, view.entity.keys, schema, self._root, files)
+            else:
+                read = self._versions(source, view, schema, files)
+            for part in read:
+                parts.append(part.table)
+                reasons.update(part.reasons)
+                keyless += part.keyless
             arrived, last = self._arrivals(source.name, schema, parts)
             hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
-        keyless += _drop_keyless(parts, view.entity.keys, arrived)
+        if source.changes is None:
+            # A change without a key still ends the one before it.
+            keyless += _drop_keyless(parts, view.entity.keys, arrived)
+        else:
+            schema = {**schema, OPERATION: INT64}
         table = pa.concat_tables(parts).combine_chunks() if parts else _nothing(schema)
         if not table.num_rows:
             table = _nothing(schema)
@@ -101,6 +106,15 @@ class Reader:
         return Facts(
             table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
         )
+
+    def _versions(
+        self, source: SourcePlan, view: ViewPlan, schema: Mapping[str, DType], files: Sequence[LogFile]
+    ) -> Iterator[Versions]:
+        if source.log is None:
+            return
+        for batch in scan(source.log, self._root, list(schema), files):
+            cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
+            yield event_versions(cast, source, view.entity.keys)
 
     def _arrivals(self, source: str, schema: Mapping[str, DType], parts: list[pa.Table]) -> tuple[int, int]:
         if self._snapshot is None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 
@@ -92,7 +93,13 @@ def table_plan(
         roles,
         source.timezone,
         source.time_unit,
-        ChangeFormat(source.format, source.op, operations),
+        ChangeFormat(
+            source.format,
+            source.op,
+            operations,
+            # What is cosmetic is no part of a plan.
+            replace(source, description="", tags={}, owner=""),
+        ),
     )
 
 

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 
 from featurestore.dsl.log import Log
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.kernel.expression import Node, canonical, columns
 from featurestore.kernel.feature import Feature
@@ -35,11 +36,12 @@ class EntityPlan:
 @dataclass(frozen=True)
 class ChangeFormat:
     """How a table source's log says what a change does: its format, the operation column and what its values
-    mean besides the usual words."""
+    mean besides the usual words. ``declared``: the declaration, for reading the log."""
 
     format: str
     op: str
     operations: tuple[tuple[str, str], ...]
+    declared: TableSource = field(compare=False, repr=False)
 
 
 @dataclass(frozen=True)
