@@ -13,6 +13,7 @@ from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureService, FeatureView
 from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Parquet
 from featurestore.dsl.source import EventSource, KafkaTopic
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import FeatureStoreError
 
 if TYPE_CHECKING:
@@ -30,6 +31,7 @@ __all__ = [
     "JSONLines",
     "KafkaTopic",
     "Parquet",
+    "TableSource",
     "agg",
 ]
 

@@ -19,8 +19,9 @@ SCALARS = ("int64", "float64", "bool", "string", "timestamp", "date", "binary", 
 NUMERIC = ("int64", "float64", "decimal")
 
 _ALIASES = {
-    "int": "int64", "integer": "int64", "bigint": "int64", "int8": "int64", "int16": "int64", "int32": "int64",
-    "uint8": "int64", "uint16": "int64", "uint32": "int64", "uint64": "int64", "smallint": "int64", "tinyint": "int64",
+    "int": "int64", "integer": "int64", "bigint": "int64", "int8": "int64", "int16": "int64",
+    "int32": "int64", "uint8": "int64", "uint16": "int64", "uint32": "int64", "uint64": "int64",
+    "smallint": "int64", "tinyint": "int64",
     "float": "float64", "double": "float64", "float32": "float64", "real": "float64",
     "boolean": "bool", "str": "string", "text": "string", "varchar": "string", "utf8": "string",
     "datetime": "timestamp", "bytes": "binary", "blob": "binary",

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from featurestore import clock
+from featurestore.dsl.source import EventSource
 from featurestore.errors import RequestError, SettingsError, UnknownNameError, suggestion
 from featurestore.instants import horizon, instant
 from featurestore.plan.compile import resolve
@@ -96,9 +97,13 @@ class FeatureStore:
 
     def _warnings(self) -> list[str]:
         return [
-            f'source "{source.name}" has id but neither version nor available_at: its corrections are ordered by content'
+            f'source "{source.name}" has id but neither version nor available_at: '
+            "its corrections are ordered by content"
             for source in self.declarations.sources.values()
-            if source.ids and source.version is None and source.available_at is None
+            if isinstance(source, EventSource)
+            and source.ids
+            and source.version is None
+            and source.available_at is None
         ]
 
     def explain(self, name: str | None = None) -> str:
@@ -181,9 +186,15 @@ class FeatureStore:
 
         with self._threads() as threads:
             return backfill(
-                self.store, self.root, self.plans.views, views, rebuild=rebuild, progress=progress, now=clock.now,
+                self.store,
+                self.root,
+                self.plans.views,
+                views,
+                rebuild=rebuild,
+                progress=progress,
+                now=clock.now,
                 threads=threads,
-            )  # fmt: skip
+            )
 
     # Serving
 

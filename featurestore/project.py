@@ -12,11 +12,12 @@ from types import ModuleType
 from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureService, FeatureView
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import DefinitionError, FeatureStoreError, SettingsError
-from featurestore.plan.compile import service_plan, source_plan, view_plan
+from featurestore.plan.compile import service_plan, source_plan, table_plan, view_plan
 from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan
 
-Declaration = Entity | EventSource | FeatureView | FeatureService
+Declaration = Entity | EventSource | TableSource | FeatureView | FeatureService
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class Declarations:
     """What a project declares, by name."""
 
     entities: Mapping[str, Entity]
-    sources: Mapping[str, EventSource]
+    sources: Mapping[str, EventSource | TableSource]
     views: Mapping[str, FeatureView]
     services: Mapping[str, FeatureService]
 
@@ -100,10 +101,11 @@ def collect(values: Mapping[str, object]) -> Declarations:
     }
 
     def add(item: Declaration) -> None:
-        known = found[type(item)].setdefault(item.name, item)
+        kind = EventSource if isinstance(item, TableSource) else type(item)
+        known = found[kind].setdefault(item.name, item)
         if known is not item and known != item:
             raise DefinitionError(
-                f'two {kinds[type(item)]} are named "{item.name}"', hint="give one of them another name"
+                f'two {kinds[kind]} are named "{item.name}"', hint="give one of them another name"
             )
         if isinstance(item, FeatureView):
             add(item.entity)
@@ -115,13 +117,14 @@ def collect(values: Mapping[str, object]) -> Declarations:
 
     for value in values.values():
         for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, Entity | EventSource | FeatureView | FeatureService):
+            if isinstance(item, Declaration):
                 add(item)
     return Declarations(found[Entity], found[EventSource], found[FeatureView], found[FeatureService])  # type: ignore[arg-type]
 
 
 def compile_declarations(declarations: Declarations, root: Path) -> Plans:
     """Plans of all declarations; the columns of each source's log are looked up below ``root``."""
+    from featurestore.log.changes import change_columns, effective
     from featurestore.log.schema import declared_columns, source_columns
     from featurestore.log.zones import zone_info
 
@@ -133,6 +136,9 @@ def compile_declarations(declarations: Declarations, root: Path) -> Plans:
             raise DefinitionError(f'source "{name}": {error.fact}', hint=error.hint) from None
         over = [view for view in declarations.views.values() if view.source.name == name]
         keys = tuple(dict.fromkeys(key for view in over for key in view.entity.keys))
+        if isinstance(source, TableSource):
+            sources[name] = table_plan(source, change_columns(source, keys, root), *effective(source))
+            continue
         if source.log is None:
             columns = declared_columns(source, {}, keys)
         else:

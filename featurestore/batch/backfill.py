@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from featurestore.batch.change_fill import ChangeFill
 from featurestore.batch.fill import Fill
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
@@ -26,6 +27,7 @@ from featurestore.log.files import list_files
 from featurestore.plan.nodes import ViewPlan
 from featurestore.plan.spec import encode
 from featurestore.store import Snapshot, Store, TimelineVersion
+from featurestore.store.changes import is_table
 from featurestore.store.registry import AppliedView, Registry, matching_version, new_timeline, read_registry
 from featurestore.store.versions import retire_unread, sweep
 
@@ -77,7 +79,8 @@ def backfill(
     filled = []
     for timeline, plan in _targets(store, chosen):
         _check_types(timeline, plan)
-        fill = Fill(store, root, timeline, plan, now=now, progress=progress, threads=threads)
+        kind = ChangeFill if is_table(timeline) else Fill
+        fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads)
         report = fill.run()
         report.switched = _finish(store, timeline, now)
         filled.append(report)

@@ -6,7 +6,7 @@ All versions are read, whatever ``known_at``: what it knows is chosen by the ker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,15 +18,17 @@ from numpy.typing import NDArray
 
 from featurestore.batch.keys import KeyIndex, key_index
 from featurestore.dsl.log import CSV, JSONLines
-from featurestore.dtypes import DType
+from featurestore.dtypes import INT64, DType
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.roles import Roles
+from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
+from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema
-from featurestore.log.versions import event_versions
+from featurestore.log.versions import Versions, event_versions
+from featurestore.plan.compile import OPERATION
 from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store import Snapshot
 from featurestore.store.arrivals import arrived_versions
@@ -46,7 +48,7 @@ class Facts:
     table: pa.Table
     codes: NDArray[np.int64]
     index: KeyIndex
-    roles: Roles
+    roles: Roles | ChangeRoles
     rejected: int
     keyless: int
     reasons: Mapping[str, int]
@@ -86,16 +88,22 @@ class Reader:
         with ThreadPoolExecutor(1) as aside:
             # Hashing reads the same bytes as the scan, on the other core.
             hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
-            if source.log is not None:
-                for batch in scan(source.log, self._root, list(read), files):
-                    cast = cast_table(batch.table, read, timezone=source.timezone, time_unit=source.time_unit)
-                    versions = event_versions(cast, source, view.entity.keys)
-                    parts.append(versions.table.select(list(schema)))
-                    reasons.update(versions.reasons)
-                    keyless += versions.keyless
+            made: Iterator[Changes | Versions]
+            if source.changes is not None:
+                made = read_changes(source.changes.declared, view.entity.keys, schema, self._root, files)
+            else:
+                made = self._versions(source, view, read, files)
+            for part in made:
+                parts.append(part.table if source.changes is not None else part.table.select(list(schema)))
+                reasons.update(part.reasons)
+                keyless += part.keyless
             arrived, last = self._arrivals(source.name, schema, parts)
             hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
-        keyless += _drop_keyless(parts, view.entity.keys, arrived)
+        if source.changes is None:
+            # A change without a key still ends the one before it.
+            keyless += _drop_keyless(parts, view.entity.keys, arrived)
+        else:
+            schema = {**schema, OPERATION: INT64}
         table = pa.concat_tables(parts).combine_chunks() if parts else _nothing(schema)
         if not table.num_rows:
             table = _nothing(schema)
@@ -103,6 +111,15 @@ class Reader:
         return Facts(
             table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
         )
+
+    def _versions(
+        self, source: SourcePlan, view: ViewPlan, schema: Mapping[str, DType], files: Sequence[LogFile]
+    ) -> Iterator[Versions]:
+        if source.log is None:
+            return
+        for batch in scan(source.log, self._root, list(schema), files):
+            cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
+            yield event_versions(cast, source, view.entity.keys)
 
     def _arrivals(self, source: str, schema: Mapping[str, DType], parts: list[pa.Table]) -> tuple[int, int]:
         if self._snapshot is None:
@@ -130,14 +147,18 @@ def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> i
     return dropped
 
 
-def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles, frozenset[str]]:
+def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles | ChangeRoles, frozenset[str]]:
     """The columns to read, and the roles that matter for these features.
 
     Without ``id`` every row counts; when no operation depends on the order of ties either, the content that
     would break them is not read.
     """
     roles = view.source.roles
-    if roles.id or any(feature.op in ORDER_SENSITIVE for feature in features):
+    if (
+        isinstance(roles, ChangeRoles)
+        or roles.id
+        or any(feature.op in ORDER_SENSITIVE for feature in features)
+    ):
         return roles, frozenset(view.source.schema)
     nodes = [node for one in features for node in (one.input, one.where, one.order) if node is not None]
     used = frozenset().union(*(columns_of(node) for node in nodes))

@@ -39,20 +39,31 @@ def _found(column: pa.Array, values: pa.Array) -> I64:
 
 
 def key_index(columns: Sequence[pa.Array]) -> tuple[KeyIndex, I64]:
-    """An index of the keys in ``columns`` (one array a key column, without nulls) and each row's number."""
+    """An index of the keys in ``columns``, one array a key column, and each row's number: -1 where a key is
+    null."""
     values: list[pa.Array] = []
     pairs: list[pa.Array] = []
     code: I64 | None = None
     for column in columns:
         encoded = pc.dictionary_encode(column)
         values.append(encoded.dictionary)
-        part: I64 = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        part = _numbers(encoded)
         if code is None:
             code = part
             continue
-        both = pc.dictionary_encode(pa.array(code * len(encoded.dictionary) + part))
+        missing = (code < 0) | (part < 0)
+        pair = pa.array(code * len(encoded.dictionary) + part, mask=missing if missing.any() else None)
+        both = pc.dictionary_encode(pair)
         pairs.append(both.dictionary)
-        code = both.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+        code = _numbers(both)
     assert code is not None
     entities = len(pairs[-1]) if pairs else len(values[0])
     return KeyIndex(entities, tuple(values), tuple(pairs)), code
+
+
+def _numbers(encoded: pa.DictionaryArray) -> I64:
+    indices = encoded.indices
+    if indices.null_count:
+        indices = pc.fill_null(indices, -1)
+    made: I64 = indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return made

@@ -25,11 +25,12 @@ from featurestore.batch.facts import Facts, Reader
 from featurestore.batch.spine import Spine
 from featurestore.dtypes import instant_text
 from featurestore.errors import SpineError
-from featurestore.kernel.evaluate import Answers, answer
+from featurestore.kernel.evaluate import Answers
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import questions
 from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.versions import Counts, timeline
+from featurestore.kernel.timelines import ask
+from featurestore.kernel.versions import Counts
 from featurestore.plan.nodes import ViewPlan, feature_fingerprint
 
 if TYPE_CHECKING:
@@ -201,8 +202,9 @@ def _evaluate_group(
         timed=spine.timed,
         threads=threads,
     )
-    made, counts = timeline(facts.table, facts.codes, entities, facts.roles, known_at, threads=threads)
-    answers = answer(features, made, facts.table, asked, threads=threads)
+    answers, counts = ask(
+        features, facts.table, facts.codes, entities, facts.roles, known_at, asked, threads=threads
+    )
     nulls = np.zeros(spine.rows, np.bool_)
     for key in keys:
         if key.null_count:
@@ -220,7 +222,7 @@ def _count(
         "versions": counts.versions,
         "duplicates": counts.duplicates,
         "corrections": counts.corrections,
-        "corrected": named(facts.table, view.source.ids, counts.corrected),
+        "corrected": named(facts.table, view.source.identity, counts.corrected),
         "retracted": counts.retracted,
         "without_available_at": counts.without_available_at,
         "keyless": facts.keyless,

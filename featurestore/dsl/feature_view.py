@@ -10,6 +10,7 @@ from featurestore.dsl.aggregation import Aggregation
 from featurestore.dsl.entity import Entity
 from featurestore.dsl.names import check_cosmetics, checked
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import DefinitionError, suggestion
 
 
@@ -20,7 +21,7 @@ class FeatureView:
 
     name: str
     entity: Entity
-    source: EventSource
+    source: EventSource | TableSource
     features: Sequence[Aggregation]
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict, hash=False)
@@ -42,9 +43,10 @@ class FeatureView:
             raise DefinitionError(
                 f"{label}: entity {self.entity!r} is not an Entity", hint="pass the Entity itself"
             )
-        if not isinstance(self.source, EventSource):
+        if not isinstance(self.source, EventSource | TableSource):
             raise DefinitionError(
-                f"{label}: source {self.source!r} is not a source", hint="pass the EventSource itself"
+                f"{label}: source {self.source!r} is not a source",
+                hint="pass the EventSource or TableSource itself",
             )
         check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
         if not isinstance(self.features, list | tuple):

@@ -104,7 +104,7 @@ class EventSource:
         if self.topic is not None and not self.id:
             raise DefinitionError(
                 f"{label} has a topic but no id",
-                hint="a stream delivers a message more than once: name the column(s) that identify an event, id=...",
+                hint="a stream delivers a message more than once: name what identifies an event, id=...",
             )
 
     @property

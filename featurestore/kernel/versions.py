@@ -20,7 +20,7 @@ from featurestore.kernel.blocks import I64, READ, Bools, grouped, repeated, sort
 from featurestore.kernel.compiled import compiled
 from featurestore.kernel.content import content_hash, hash64
 from featurestore.kernel.ranked import order_codes
-from featurestore.kernel.roles import KnownAt, Roles
+from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 
 NEVER = np.iinfo(np.int64).max
 """The available_at of a version whose declared column is null, and the end of what nothing ends."""
@@ -40,7 +40,8 @@ class Timeline:
     ``offsets`` int64[entities + 1]; ``row`` int64[facts], each fact's row in the versions table;
     ``event_time`` int64[facts], never decreasing within an entity. ``start`` and ``end`` int64[facts] bound
     the questions that can see the fact, besides its window; both None: all can, and the timeline is
-    *settled*.
+    *settled*. ``timeless``: the facts have no event time of their own and no window; ``event_time`` only
+    orders them.
     """
 
     offsets: I64
@@ -48,6 +49,7 @@ class Timeline:
     event_time: I64
     start: I64 | None
     end: I64 | None
+    timeless: bool = False
 
     @property
     def facts(self) -> int:
@@ -88,7 +90,7 @@ def single(table: pa.Table, name: str) -> pa.Array:
     return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
 
 
-def row_hashes(table: pa.Table, rows: I64, roles: Roles) -> NDArray[np.uint64]:
+def row_hashes(table: pa.Table, rows: I64, roles: Roles | ChangeRoles) -> NDArray[np.uint64]:
     """Content hashes uint64[rows, 2] of some rows of a versions table, as stored or computed from the
     content."""
     part = table.take(pa.array(rows))
@@ -100,7 +102,7 @@ def row_hashes(table: pa.Table, rows: I64, roles: Roles) -> NDArray[np.uint64]:
     return made
 
 
-def _sortable(array: pa.Array) -> I64:
+def sortable(array: pa.Array) -> I64:
     """Dense int64 ranks of an array's values: nulls are 0 and first, strings by code point, NaN last."""
     ranks = np.zeros(len(array), np.int64)
     valid = array.is_valid().to_numpy(zero_copy_only=False)
@@ -123,7 +125,7 @@ def _groups(table: pa.Table, rows: I64, codes: I64, ids: tuple[str, ...]) -> I64
     """An exact group number per row: equal entity and equal id values."""
     keys = [codes[rows]]
     part = table.select(list(ids)).take(pa.array(rows))
-    keys.extend(_sortable(single(part, name)) for name in ids)
+    keys.extend(sortable(single(part, name)) for name in ids)
     order = np.lexsort(keys[::-1])
     changed = np.zeros(len(rows), np.bool_)
     for key in keys:
@@ -175,7 +177,7 @@ def _choose(
     keys: list[NDArray[np.generic]] = [hashes[:, 1], hashes[:, 0], av]
     part = pa.array(rows)
     if roles.version is not None:
-        keys.append(_sortable(single(table, roles.version).take(part)))
+        keys.append(sortable(single(table, roles.version).take(part)))
     order = np.lexsort([*keys, group])
     rows, group, av = rows[order], group[order], av[order]
     last = np.ones(len(rows), np.bool_)
@@ -217,7 +219,7 @@ def _break_ties(
     names = list(dict.fromkeys(name for name in (roles.order_by, *roles.id) if name is not None))
     part = table.select(names).take(pa.array(rows)) if names else None
     entity = np.searchsorted(offsets, places, side="right")
-    keys: list[NDArray[np.generic]] = [_sortable(single(part, name)) for name in names] if part else []
+    keys: list[NDArray[np.generic]] = [sortable(single(part, name)) for name in names] if part else []
     hashes = row_hashes(table, rows, roles)
     by = np.lexsort([hashes[:, 1], hashes[:, 0], *keys[::-1], in_order[places], entity])
     order[places] = rows[by]

@@ -153,11 +153,11 @@ def fact_edges(
         return Edges(NO_ENTRIES, NO_ENTRIES, timeline.offsets, questions.offsets, hi, lo, ordered=True)
     start = np.full(n, _LEAST) if timeline.start is None else timeline.start
     end = np.full(n, _GREATEST) if timeline.end is None else timeline.end
+    # The facts of a table without event time are in every span that they are live in.
+    event_time = np.full(n, _LEAST) if timeline.timeless else timeline.event_time
     starts, ends, enter, leave = (np.empty(n, np.int64) for _ in range(4))
     kept = np.empty(timeline.entities + 1, np.int64)
-    m = _spans(
-        timeline.offsets, timeline.event_time, start, end, window, delay_us, starts, ends, enter, leave, kept
-    )
+    m = _spans(timeline.offsets, event_time, start, end, window, delay_us, starts, ends, enter, leave, kept)
     shared_out(
         lambda e0, e1: _unsettled(kept, starts, ends, questions.offsets, questions.as_of, lo, hi, e0, e1),
         kept, m, threads,

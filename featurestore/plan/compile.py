@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from uuid import UUID
@@ -18,49 +19,29 @@ from featurestore.dsl.entity import Entity
 from featurestore.dsl.expression import parse
 from featurestore.dsl.feature_view import FeatureService, FeatureView
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import BOOL, INT64, DType
 from featurestore.errors import DefinitionError, UnknownNameError, suggestion
 from featurestore.kernel.expression import Node
 from featurestore.kernel.expression_types import bind, infer
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.operations import ORDERED
-from featurestore.kernel.roles import Roles
-from featurestore.plan.nodes import EntityPlan, ServicePlan, SourcePlan, ViewPlan
+from featurestore.kernel.roles import ChangeRoles, Roles
+from featurestore.plan.nodes import ChangeFormat, EntityPlan, ServicePlan, SourcePlan, ViewPlan
 
 KEY_KINDS = ("int64", "string", "uuid", "bool", "date", "timestamp", "decimal", "binary")
 RESERVED = "__"
+OPERATION = "__op"
 
 
 def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan:
-    """A source over the declared ``columns``; checks that each column that plays a part exists and can play
-    it."""
+    """An event source over the declared ``columns``; checks that each column that plays a part exists and can
+    play it."""
     label = f'source "{source.name}"'
-    for name in columns:
-        if name.startswith(RESERVED):
-            raise DefinitionError(
-                f'{label}: column "{name}" begins with {RESERVED}',
-                hint="such names are the store's own: leave it out with columns=[...]",
-            )
-    for name in source.structural:
-        if name not in columns:
-            raise DefinitionError(
-                f'{label}: no column "{name}"', hint=suggestion(name, columns, what="columns")
-            )
-    for part, allowed in (
-        ("event_time", ("timestamp",)),
-        ("available_at", ("timestamp",)),
-        ("deleted", ("bool",)),
-        ("version", ORDERED),
-        ("order_by", ORDERED),
-    ):
-        name = getattr(source, part)
-        if name is not None and columns[name].kind not in allowed:
-            raise DefinitionError(
-                f'{label}: {part}="{name}" is {columns[name]}', hint=f"{part} takes {' or '.join(allowed)}"
-            )
+    _no_reserved(columns, label)
+    _check_parts(source, columns, label, source.structural)
     for name in source.ids:
-        if columns[name].kind not in ORDERED:
-            raise DefinitionError(f'{label}: id "{name}" is {columns[name]}', hint="an id is a scalar")
+        _check_scalar(name, columns, f'{label}: id "{name}"', "an id is a scalar")
     # What is known when it happens is known without a column that says so.
     available_at = None if source.available_at == source.event_time else source.available_at
     roles = Roles(
@@ -75,6 +56,89 @@ def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan
     return SourcePlan(
         source.name, source.log, tuple(columns.items()), roles, source.timezone, source.time_unit
     )
+
+
+def table_plan(
+    source: TableSource, columns: Mapping[str, DType], changed_at: str, position: tuple[str, ...]
+) -> SourcePlan:
+    """A table source over the declared ``columns``; ``changed_at`` and ``position`` are its own or its
+    format's."""
+    label = f'source "{source.name}"'
+    _no_reserved([name for name in columns if name not in (changed_at, *position)], label)
+    _check_parts(source, columns, label, (*source.structural, changed_at, *position))
+    for name in source.primary_keys:
+        _check_scalar(name, columns, f'{label}: primary key "{name}"', "a primary key is a scalar")
+    for name in position:
+        if columns[name].kind != "int64":
+            raise DefinitionError(
+                f'{label}: position "{name}" is {columns[name]}', hint="positions are compared as integers"
+            )
+    if columns[changed_at].kind != "timestamp":
+        raise DefinitionError(
+            f'{label}: changed_at "{changed_at}" is {columns[changed_at]}', hint="changed_at takes timestamp"
+        )
+    available_at = None if source.available_at == changed_at else source.available_at
+    roles = ChangeRoles(
+        primary_key=source.primary_keys,
+        changed_at=changed_at,
+        position=position,
+        event_time=source.event_time,
+        available_at=available_at,
+        order_by=source.order_by,
+        content=(*(name for name in columns if name != available_at), OPERATION),
+    )
+    operations = tuple(sorted((source.operations or {}).items()))
+    return SourcePlan(
+        source.name,
+        source.log,
+        tuple(columns.items()),
+        roles,
+        source.timezone,
+        source.time_unit,
+        ChangeFormat(
+            source.format,
+            source.op,
+            operations,
+            # What is cosmetic is no part of a plan.
+            replace(source, description="", tags={}, owner=""),
+        ),
+    )
+
+
+def _no_reserved(columns: Iterable[str], label: str) -> None:
+    for name in columns:
+        if name.startswith(RESERVED):
+            raise DefinitionError(
+                f'{label}: column "{name}" begins with {RESERVED}',
+                hint="such names are the store's own: leave it out with columns=[...]",
+            )
+
+
+def _check_parts(
+    source: EventSource | TableSource, columns: Mapping[str, DType], label: str, structural: Iterable[str]
+) -> None:
+    for named in structural:
+        if named not in columns:
+            raise DefinitionError(
+                f'{label}: no column "{named}"', hint=suggestion(named, columns, what="columns")
+            )
+    for part, allowed in (
+        ("event_time", ("timestamp",)),
+        ("available_at", ("timestamp",)),
+        ("deleted", ("bool",)),
+        ("version", ORDERED),
+        ("order_by", ORDERED),
+    ):
+        name: str | None = getattr(source, part, None)
+        if name is not None and columns[name].kind not in allowed:
+            raise DefinitionError(
+                f'{label}: {part}="{name}" is {columns[name]}', hint=f"{part} takes {' or '.join(allowed)}"
+            )
+
+
+def _check_scalar(name: str, columns: Mapping[str, DType], what: str, hint: str) -> None:
+    if columns[name].kind not in ORDERED:
+        raise DefinitionError(f"{what} is {columns[name]}", hint=hint)
 
 
 def entity_plan(entity: Entity, source: SourcePlan, label: str) -> EntityPlan:
@@ -150,6 +214,11 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
     result = operation.result(dtype, parameters)
     default = checked_default(aggregation.default, result, what)
     for name, window in aggregation.feature_names():
+        if window is not None and source.roles.event_time is None:
+            raise DefinitionError(
+                f'{what}: a window over source "{source.name}", which has no event_time',
+                hint="name the row's own time with event_time=, or leave the windows out: a lifetime feature",
+            )
         yield Feature(
             view=view,
             name=name,

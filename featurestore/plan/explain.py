@@ -6,33 +6,24 @@ from collections.abc import Sequence
 
 from featurestore.kernel.expression import canonical
 from featurestore.kernel.feature import Feature
-from featurestore.plan.nodes import ViewPlan
+from featurestore.kernel.roles import ChangeRoles, Roles
+from featurestore.plan.nodes import SourcePlan, ViewPlan
 
 
 def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
     """One view's plan, or that of some of its features."""
     source, roles = view.source, view.source.roles
     features = view.features if features is None else features
-    used = sorted(
-        view.used_columns()
-        | set(view.entity.keys)
-        | {name for name in (roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted,
-                             roles.order_by) if name is not None}
-    )  # fmt: skip
+    used = sorted({*view.used_columns(), *view.entity.keys, *roles.structural})
+    keys = ", ".join(
+        f"{key} {dtype}" for key, dtype in zip(view.entity.keys, view.entity.dtypes, strict=True)
+    )
     lines = [
         f"feature view {view.name}  fingerprint {view.fingerprint[:12]}",
-        f"  entity {view.entity.name} ({', '.join(f'{k} {t}' for k, t in zip(view.entity.keys, view.entity.dtypes, strict=True))})",  # noqa: E501
+        f"  entity {view.entity.name} ({keys})",
         f"  scan    {'pushed rows only' if source.log is None else source.log} + arrivals",
         f"          reads {', '.join(f'{name} {source.schema[name]}' for name in used)}",
-        f"  cast    event_time {roles.event_time} in {source.timezone}; "
-        f"available_at {roles.available_at or f'= {roles.event_time}'}",
-        "  reject  rows without event time"
-        + (f" or id ({', '.join(roles.id)})" if roles.id else "")
-        + ", or with a value that its type can't hold; count rows without a key",
-        "  shuffle rows to their entity's block, sort each block by event time"
-        + "".join(f", {name}" for name in (roles.order_by, *roles.id) if name)
-        + ", content hash",
-        "  choose  " + _choice(view),
+        *(_events(roles, source.timezone) if isinstance(roles, Roles) else _changes(roles, source)),
     ]
     for (where, window_us, delay_us, window), group in _edges(features).items():
         span = "lifetime" if window_us is None else f"window {window}"
@@ -43,8 +34,35 @@ def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
     return "\n".join(lines)
 
 
-def _choice(view: ViewPlan) -> str:
-    roles = view.source.roles
+def _events(roles: Roles, timezone: str) -> list[str]:
+    by = "".join(f", {name}" for name in (roles.order_by, *roles.id) if name)
+    return [
+        f"  cast    event_time {roles.event_time} in {timezone}; "
+        f"available_at {roles.available_at or f'= {roles.event_time}'}",
+        "  reject  rows without event time"
+        + (f" or id ({', '.join(roles.id)})" if roles.id else "")
+        + ", or with a value that its type can't hold; count rows without a key",
+        f"  shuffle rows to their entity's block, sort each block by event time{by}, content hash",
+        "  choose  " + _choice(roles),
+    ]
+
+
+def _changes(roles: ChangeRoles, source: SourcePlan) -> list[str]:
+    key, position = ", ".join(roles.primary_key), ", ".join(roles.position)
+    kind = "" if source.changes is None else f"{source.changes.format} changes; "
+    return [
+        f"  cast    {kind}changed_at {roles.changed_at} in {source.timezone}; "
+        f"available_at {roles.available_at or f'= {roles.changed_at}'}",
+        f"  reject  changes without primary key ({key}), {roles.changed_at} or position ({position}), "
+        "or with a value that its type can't hold",
+        f"  follow  each row's changes by {position}, content hash: one is live until a later one, "
+        "a delete or a truncate takes effect",
+        "  shuffle live spans to their entity's block, sort each block by "
+        f"{roles.event_time or f'{roles.changed_at}, {position}'}, {key}",
+    ]
+
+
+def _choice(roles: Roles) -> str:
     if not roles.id:
         return "every row is a fact"
     rank = [name for name in (roles.version, roles.available_at or roles.event_time, "content hash") if name]

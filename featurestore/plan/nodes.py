@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 
 from featurestore.dsl.log import Log
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.kernel.expression import Node, canonical, columns
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.roles import Roles
+from featurestore.kernel.roles import ChangeRoles, Roles
 
 
 def fingerprint(meaning: object) -> str:
@@ -33,6 +34,17 @@ class EntityPlan:
 
 
 @dataclass(frozen=True)
+class ChangeFormat:
+    """How a table source's log says what a change does: its format, the operation column and what its values
+    mean besides the usual words. ``declared``: the declaration, for reading the log."""
+
+    format: str
+    op: str
+    operations: tuple[tuple[str, str], ...]
+    declared: TableSource = field(compare=False, repr=False)
+
+
+@dataclass(frozen=True)
 class SourcePlan:
     """A source's declared columns, in order, and the parts they play.
 
@@ -42,25 +54,37 @@ class SourcePlan:
     name: str
     log: Log | None
     columns: tuple[tuple[str, DType], ...]
-    roles: Roles
+    roles: Roles | ChangeRoles
     timezone: str
     time_unit: str | None
+    changes: ChangeFormat | None = None
 
     @property
     def schema(self) -> dict[str, DType]:
         return dict(self.columns)
 
     @property
+    def events(self) -> Roles:
+        """The roles of an event source."""
+        assert isinstance(self.roles, Roles)
+        return self.roles
+
+    @property
     def event_time(self) -> str:
-        return self.roles.event_time
+        return self.events.event_time
 
     @property
     def ids(self) -> tuple[str, ...]:
-        return self.roles.id
+        return self.events.id
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What identifies a fact: an event's id, a table row's primary key."""
+        return self.roles.id if isinstance(self.roles, Roles) else self.roles.primary_key
 
     @property
     def deleted(self) -> str | None:
-        return self.roles.deleted
+        return self.events.deleted
 
 
 @dataclass(frozen=True)
@@ -92,20 +116,15 @@ class ViewPlan:
         The content is among them: its columns decide what is a duplicate, what corrects it, and how ties are
         broken.
         """
-        source, roles = self.source, self.source.roles
+        source = self.source
         return fingerprint(
             {
+                **_parts(source.roles),
+                **({} if source.changes is None else {"changes": repr(source.changes)}),
                 "source": source.name,
                 "log": None if source.log is None else repr(source.log),
                 "timezone": source.timezone,
                 "time_unit": source.time_unit,
-                "event_time": roles.event_time,
-                "id": roles.id,
-                "available_at": roles.available_at,
-                "version": roles.version,
-                "deleted": roles.deleted,
-                "order_by": roles.order_by,
-                "content": sorted(roles.content),
                 "entity": self.entity.name,
                 "keys": [
                     [key, str(dtype)] for key, dtype in zip(self.entity.keys, self.entity.dtypes, strict=True)
@@ -123,6 +142,12 @@ class ViewPlan:
                 "features": {feature.name: feature_fingerprint(feature) for feature in self.features},
             }
         )
+
+
+def _parts(roles: Roles | ChangeRoles) -> dict[str, object]:
+    """The columns that play a part in every fact; in which order content names its columns means nothing."""
+    parts = {part.name: getattr(roles, part.name) for part in fields(roles)}
+    return {**parts, "content": sorted(roles.content)}
 
 
 @dataclass(frozen=True)

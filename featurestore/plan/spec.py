@@ -13,19 +13,22 @@ from decimal import Decimal
 from typing import Any
 
 from featurestore.dsl import log
+from featurestore.dsl.source import KafkaTopic
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.errors import StoreVersionError
 from featurestore.kernel import expression
 from featurestore.kernel.feature import Feature
-from featurestore.kernel.roles import Roles
-from featurestore.plan.nodes import EntityPlan, ServicePlan, SourcePlan, ViewPlan
+from featurestore.kernel.roles import ChangeRoles, Roles
+from featurestore.plan.nodes import ChangeFormat, EntityPlan, ServicePlan, SourcePlan, ViewPlan
 
 _CLASSES: Mapping[str, type] = {
     made.__name__: made
     for made in (
         *(value for value in vars(expression).values() if isinstance(value, type) and is_dataclass(value)),
         *(value for value in vars(log).values() if isinstance(value, type) and is_dataclass(value)),
-        DType, Feature, Roles, EntityPlan, SourcePlan, ServicePlan, ViewPlan,
+        DType, Feature, TableSource, KafkaTopic, Roles, ChangeRoles, ChangeFormat,
+        EntityPlan, SourcePlan, ServicePlan, ViewPlan,
     )
 }  # fmt: skip
 
@@ -48,6 +51,8 @@ def _encoded(value: object) -> object:
     match value:
         case tuple():
             return {"$": "tuple", "items": [_encoded(item) for item in value]}
+        case dict():
+            return {"$": "dict", "items": [[key, _encoded(item)] for key, item in value.items()]}
         case list():
             return [_encoded(item) for item in value]
         case float():
@@ -74,6 +79,8 @@ def _decoded(value: Any) -> Any:
     match kind:
         case "tuple":
             return tuple(_decoded(item) for item in value["items"])
+        case "dict":
+            return {key: _decoded(item) for key, item in value["items"]}
         case "float":
             return float(value["text"])
         case "Decimal":

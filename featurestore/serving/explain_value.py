@@ -23,7 +23,7 @@ from featurestore.kernel.expression_types import infer
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.items import Items, ItemsKey
 from featurestore.kernel.questions import Questions
-from featurestore.kernel.roles import KnownAt, Roles
+from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 from featurestore.kernel.versions import single
 from featurestore.serving.entity_facts import EntityFacts
 from featurestore.serving.faces import json_values
@@ -36,18 +36,22 @@ from featurestore.store import Store
 class ExplainedFact:
     """A fact in the set. ``id`` by column; ``input`` is what the operation took of it (the list of elements
     where it takes a list apart), ``order`` what ``order=`` gave; instants are microseconds,
-    ``available_at`` None for null."""
+    ``available_at`` None for null. A table's row is named by its primary key and has the ``changed_at`` of
+    the change that is live; without event time of its own, that is its ``event_time``, too."""
 
     id: Mapping[str, object]
     event_time: int
     available_at: int | None
     input: object
     order: object
+    changed_at: int | None = None
 
     def to_dict(self) -> dict[str, object]:
+        changed = {} if self.changed_at is None else {"changed_at": instant_text(self.changed_at)}
         return {
             "id": dict(self.id),
             "event_time": instant_text(self.event_time),
+            **changed,
             "available_at": None if self.available_at is None else instant_text(self.available_at),
             "input": self.input,
             "order": self.order,
@@ -103,20 +107,21 @@ class ExplainedValue:
             f"  event times from {window['begin'] or 'the first'} until before {window['end']}",
             f"  {len(self.facts)} fact{'' if len(self.facts) == 1 else 's'}",
         ]
-        rows = [["id", "event_time", "available_at", "input", "order"]]
+        rows = [["id", "event_time", "changed_at", "available_at", "input", "order"]]
         for fact in made["facts"]:
             ids = ", ".join(_cell(value) for value in fact["id"].values()) or "-"
             rows.append(
                 [
                     ids,
                     fact["event_time"],
+                    _cell(fact.get("changed_at")),
                     _cell(fact["available_at"]),
                     _cell(fact["input"]),
                     _cell(fact["order"]),
                 ]
             )
-        shown = [i for i in range(5) if i < 3 or any(row[i] != "-" for row in rows[1:])]
-        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        shown = [i for i in range(6) if i in (0, 1, 3) or any(row[i] != "-" for row in rows[1:])]
+        widths = [max(len(row[i]) for row in rows) for i in range(6)]
         if self.facts:
             lines += ["    " + "  ".join(row[i].ljust(widths[i]) for i in shown).rstrip() for row in rows]
         return "\n".join(lines)
@@ -135,8 +140,9 @@ def explain_value(
         one = chosen[0]
         keys = canonical_keys(chosen, {name: [value] for name, value in entity.items()})
         group = groups(chosen)[0]
-        facts, asked = lookup.facts(snapshot, group, keys, np.array([as_of], np.int64), known_at, whole=True)
+        stored, asked = lookup.facts(snapshot, group, keys, np.array([as_of], np.int64), whole=True)
         commit_number = snapshot.commit_number
+    facts = stored.known(one.view.plan.source.roles, known_at, delay_us=one.feature.delay_us)
     answers = answer([one.feature], facts.timeline, facts.table, asked, latest=True)
     given = answers.answers[0]
     assert given.latest is not None
@@ -169,7 +175,11 @@ def seen(edges: Edges) -> I64:
 
 
 def explained_facts(
-    feature: Feature, roles: Roles, schema: Mapping[str, DType], facts: EntityFacts, asked: Questions
+    feature: Feature,
+    roles: Roles | ChangeRoles,
+    schema: Mapping[str, DType],
+    facts: EntityFacts,
+    asked: Questions,
 ) -> tuple[ExplainedFact, ...]:
     """The facts that the only question of ``asked`` sees of a feature; ``schema`` are the table's types."""
     evaluation = Evaluation(facts.timeline, facts.table, asked, None)
@@ -178,11 +188,12 @@ def explained_facts(
     # Timeline order of items is timeline order of facts; a list's elements stand together.
     fact, first = np.unique(of.fact_of(items), return_index=True)
     rows = facts.table.take(pa.array(facts.timeline.row[fact]))
-    ids = {name: json_values(single(rows, name), schema[name]) for name in roles.id}
+    is_table = isinstance(roles, ChangeRoles)
+    identity = roles.primary_key if isinstance(roles, ChangeRoles) else roles.id
+    ids = {name: json_values(single(rows, name), schema[name]) for name in identity}
     event_times = facts.timeline.event_time[fact].tolist()
-    available = event_times
-    if roles.available_at is not None:
-        available = single(rows, roles.available_at).cast(pa.int64()).to_pylist()
+    changed = _instants(rows, roles.changed_at) if isinstance(roles, ChangeRoles) else event_times
+    available = changed if roles.available_at is None else _instants(rows, roles.available_at)
     bounds = [*first.tolist(), len(items)]
     inputs = _inputs(of, items, feature.input_type, bounds, explode=feature.explode)
     orders: list[object] = [None] * len(fact)
@@ -195,9 +206,15 @@ def explained_facts(
             available[i],
             inputs[i],
             orders[i],
+            changed[i] if is_table else None,
         )
         for i in range(len(fact))
     )
+
+
+def _instants(rows: pa.Table, name: str) -> list[int | None]:
+    made: list[int | None] = single(rows, name).cast(pa.int64()).to_pylist()
+    return made
 
 
 def _inputs(of: Items, items: I64, dtype: DType, bounds: list[int], *, explode: bool) -> list[object]:

@@ -15,13 +15,14 @@ from numpy.typing import NDArray
 
 from featurestore.dtypes import DType
 from featurestore.errors import RequestError, UnknownNameError, suggestion
-from featurestore.kernel.evaluate import Answers, answer
+from featurestore.kernel.evaluate import Answers
 from featurestore.kernel.expression import columns
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import Questions, questions
 from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.timelines import ask
 from featurestore.log.cast import cast_rows
-from featurestore.serving.entity_facts import EntityFacts, StoredTimeline
+from featurestore.serving.entity_facts import StoredFacts, StoredTimeline
 from featurestore.serving.vectors import FeatureVector, FeatureVectors
 from featurestore.store import Snapshot, Store
 from featurestore.store.entity_key import encode_keys
@@ -78,9 +79,10 @@ class Lookup:
             keys = canonical_keys(chosen, entities)
             found: dict[tuple[str, str], FeatureVector] = {}
             for group in groups(chosen):
-                facts, asked = self.facts(snapshot, group, keys, times, known_at)
-                answers = answer([one.feature for one in group], facts.timeline, facts.table, asked,
-                                 latest=True)  # fmt: skip
+                facts, asked = self.facts(snapshot, group, keys, times)
+                roles = group[0].view.plan.source.roles
+                answers, _ = ask([one.feature for one in group], facts.table, facts.codes, facts.entities,
+                                 roles, known_at, asked, latest=True)  # fmt: skip
                 found |= _vectors(group, answers)
             commit_number = snapshot.commit_number
         return FeatureVectors(
@@ -98,11 +100,10 @@ class Lookup:
         group: Sequence[Chosen],
         keys: Mapping[str, tuple[pa.Array, DType]],
         times: I64,
-        known_at: KnownAt,
         *,
         whole: bool = False,
-    ) -> tuple[EntityFacts, Questions]:
-        """The facts of the entities asked for, of the timelines that all of ``group`` read, and the
+    ) -> tuple[StoredFacts, Questions]:
+        """What is stored of the entities asked for, in the timelines that all of ``group`` read, and the
         questions.
 
         ``whole``: with every key column, whether a feature reads it or not.
@@ -113,16 +114,14 @@ class Lookup:
         encoded = _encoded(columns, entity.dtypes)
         numbers: dict[bytes, int] = {}
         codes = np.array([numbers.setdefault(key, len(numbers)) for key in encoded], np.int64)
-        payloads = snapshot.read(view.timeline.id, [key for key in numbers if key])
         stored = self._timelines.get(view.timeline.id)
         if stored is None:
-            stored = self._timelines[view.timeline.id] = StoredTimeline(view.timeline, entity.keys)
+            stored = self._timelines[view.timeline.id] = StoredTimeline(view.timeline)
         values = {}
         if read := entity.keys if whole else _key_columns(group):
             first = pa.array(np.unique(codes, return_index=True)[1])
             values = {name: keys[name][0].take(first) for name in read}
-        facts = stored.facts(numbers, payloads, values, view.plan.source.roles, known_at)
-        return facts, questions(codes, times, len(numbers))
+        return stored.read(snapshot, numbers, values), questions(codes, times, len(numbers))
 
 
 def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:
@@ -233,8 +232,7 @@ def _encoded(columns: Sequence[pa.Array], dtypes: Sequence[DType]) -> list[bytes
 def _key_columns(group: Sequence[Chosen]) -> list[str]:
     """The entity's keys that a feature, or the order of facts, reads like any other column."""
     plan = group[0].view.plan
-    roles = plan.source.roles
-    used = {roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted, roles.order_by}
+    used = set(plan.source.roles.structural)
     for one in group:
         for node in (one.feature.input, one.feature.where, one.feature.order):
             if node is not None:

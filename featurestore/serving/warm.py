@@ -85,6 +85,6 @@ def warm() -> None:
     horizons: tuple[KnownAt, ...] = (None, "as_of", 3)
     for facts in (table, twice):
         for known_at in horizons:
-            made, _ = timeline(facts, np.zeros(facts.num_rows, np.int64), 1, plan.source.roles, known_at)
+            made, _ = timeline(facts, np.zeros(facts.num_rows, np.int64), 1, plan.source.events, known_at)
             for one in answer(plan.features, made, facts, asked, latest=True).answers:
                 json_values(one.values, one.feature.dtype)

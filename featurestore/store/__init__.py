@@ -15,6 +15,7 @@ from featurestore.store.records import (
     SegmentRow,
     Sizes,
     TimelineVersion,
+    Truncate,
     ViewVersion,
 )
 from featurestore.store.snapshot import Snapshot
@@ -35,5 +36,6 @@ __all__ = [
     "Snapshot",
     "Store",
     "TimelineVersion",
+    "Truncate",
     "ViewVersion",
 ]

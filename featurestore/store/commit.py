@@ -13,6 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from sqlalchemy import Connection, delete, func, insert, select, text, update
 
 from featurestore.store import sqlite
+from featurestore.store.identities import read_identities, read_truncates
 from featurestore.store.records import (
     COUNTER_KINDS,
     Definition,
@@ -20,6 +21,7 @@ from featurestore.store.records import (
     Roles,
     SegmentRow,
     TimelineState,
+    Truncate,
     ViewState,
 )
 from featurestore.store.segments import read_segments
@@ -28,9 +30,11 @@ from featurestore.store.tables import (
     backfill_progress,
     commits,
     definitions,
+    identities,
     loaded_files,
     segments,
     timeline_versions,
+    truncates,
     view_versions,
 )
 
@@ -79,6 +83,49 @@ class Commit:
     def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """The payloads of each entity that has any, as they are now, this commit's own included."""
         return read_segments(self._raw, timeline_version_id, entity_keys)
+
+    def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        """Row key -> the entities whose timelines the row has been in, this commit's own included."""
+        return read_identities(self._raw, timeline_version_id, row_keys)
+
+    def truncates(self, timeline_version_id: int) -> list[Truncate]:
+        """The truncates of a timeline version's table, this commit's own included."""
+        return read_truncates(self._raw, timeline_version_id)
+
+    def add_identities(self, timeline_version_id: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        """Say that rows are now in timelines that they have never been in: (row key, entity key)."""
+        self._raw.executemany(
+            sqlite.INSERT_IDENTITIES, ((timeline_version_id, row, entity) for row, entity in pairs)
+        )
+
+    def add_truncates(self, timeline_version_id: int, truncated: Sequence[Truncate]) -> None:
+        """Keep truncates of a timeline version's table."""
+        values = [
+            {
+                "timeline_version_id": timeline_version_id,
+                "position": json.dumps(one.position),
+                "changed_at": one.changed_at,
+                "available_at": one.available_at,
+                "commit_number": self.number,
+            }
+            for one in truncated
+        ]
+        if values:
+            self._connection.execute(insert(truncates), values)
+
+    def remove_identities(self, timeline_version_id: int, *, rows: int) -> int:
+        """Remove the next ``rows`` entries of a dropped timeline version's index, and its truncates; 0 when
+        none are left."""
+        c = identities.c
+        self._connection.execute(
+            delete(truncates).where(truncates.c.timeline_version_id == timeline_version_id)
+        )
+        keys = select(c.row_key).where(c.timeline_version_id == timeline_version_id).order_by(c.row_key)
+        last = self._connection.execute(select(func.max(keys.limit(rows).subquery().c.row_key))).scalar_one()
+        if last is None:
+            return 0
+        removed = delete(identities).where(c.timeline_version_id == timeline_version_id, c.row_key <= last)
+        return self._connection.execute(removed).rowcount
 
     def remove_segments(self, timeline_version_id: int, *, entities: int) -> int:
         """Remove the rows of a dropped timeline version's next ``entities`` keys; 0 when none are left."""

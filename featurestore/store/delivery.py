@@ -160,7 +160,7 @@ def deliver(
     names = layout.stored.names
     # A few rows are not worth handing over.
     columns = list(threads.map(column, names) if threads and len(order) > 50_000 else map(column, names))
-    bounds, run_entity = _cut(offsets, event_time, run_versions)
+    bounds, run_entity = cut(offsets, event_time, run_versions)
     return Delivery(
         layout,
         keys,
@@ -195,7 +195,7 @@ def sorted_keys(keys: Sequence[bytes]) -> tuple[list[bytes], I64]:
 
 
 @compiled("Tuple((i8[::1], i8[::1]))(i8[::1], i8[::1], i8)")
-def _cut(offsets: I64, event_time: I64, most: int) -> tuple[I64, I64]:
+def cut(offsets: I64, event_time: I64, most: int) -> tuple[I64, I64]:
     # A cut lies where the event time changes, so a run may be longer than ``most``.
     bounds = np.empty(len(event_time) + 1, np.int64)
     entity = np.empty(len(event_time), np.int64)

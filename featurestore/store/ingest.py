@@ -20,14 +20,17 @@ from numpy.typing import NDArray
 
 from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.kernel.content import content_hash
+from featurestore.kernel.roles import Roles
 from featurestore.kernel.versions import single
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.additions import Additions, prepare
+from featurestore.store.changes import ChangeLayout, is_table, taken_apart
 from featurestore.store.commit import Commit
 from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
 from featurestore.store.payload import encode_arrivals
+from featurestore.store.placement import Placement, placement
 from featurestore.store.pushes import Push, all_or_none, joined, pushes_of
 from featurestore.store.records import DELTA_LEVEL, TimelineVersion
 from featurestore.store.registry import Registry, read_registry
@@ -134,7 +137,7 @@ def _source(registry: Registry, name: str) -> SourcePlan:
         raise UnknownNameError(
             f'no source "{name}"', hint=suggestion(name, registry.sources, what="applied sources")
         )
-    if not plan.ids:
+    if isinstance(plan.roles, Roles) and not plan.ids:
         raise RequestError(
             f'source "{name}" has no id: each of its rows is its own fact, and a push may be repeated',
             hint="declare what identifies an event, id=...; or add the rows to its log and backfill",
@@ -163,10 +166,39 @@ class _Prepared:
         kept[self.additions.delivery.row] = self.additions.novelty.kept
         return status, kept
 
+    def append(self, commit: Commit) -> None:
+        commit.append(self.timeline.id, self.additions.rows)
+
+    def again(self, commit: Commit) -> _Prepared:
+        return _Prepared(self.timeline, self.additions.still_hold(commit, self.timeline.id))
+
+
+@dataclass(frozen=True)
+class _PlacedChanges:
+    """The same of a table."""
+
+    timeline: TimelineVersion
+    placement: Placement
+
+    def statuses(self, rows: int) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+        assert len(self.placement.status) == rows
+        return self.placement.status, self.placement.kept
+
+    def append(self, commit: Commit) -> None:
+        self.placement.write(commit, self.timeline.id)
+
+    def again(self, commit: Commit) -> _PlacedChanges:
+        layout = ChangeLayout.of(self.timeline)
+        made = placement(self.placement.delivered, layout, self.timeline.id, commit, level=DELTA_LEVEL)
+        return _PlacedChanges(self.timeline, made)
+
+
+_Part = _Prepared | _PlacedChanges
+
 
 def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Counter[str]) -> int:
     """Write one push in one commit; returns its number, 0 where there was nothing to write."""
-    if not push.table.num_rows and not push.rejected:
+    if not push.table.num_rows and not push.rejected and not push.ignored:
         return 0
     table = _stamped(push.table, plan, now_us)
     hashes = content_hash(table, plan.roles.content)
@@ -179,6 +211,7 @@ def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Count
             prepared = _again(store, registry, plan, table, hashes, prepared, commit)
         found = _write(commit, plan, table, prepared, now_us)
         found["rejected"] = len(push.rejected)
+        found["ignored"] = push.ignored
         found["delivered"] = sum(found.values())
         commit.count(plan.name, PARTITION, found)
         number = commit.number
@@ -192,22 +225,32 @@ def _again(
     plan: SourcePlan,
     table: pa.Table,
     hashes: NDArray[np.uint64],
-    prepared: Sequence[_Prepared],
+    prepared: Sequence[_Part],
     commit: Commit,
-) -> list[_Prepared]:
+) -> list[_Part]:
     """What another commit since the preparation has changed is prepared anew, inside this one."""
     with store.snapshot() as snapshot:
         if snapshot.registry_commit != registry.commit_number:
             return _prepare(_registry_of(store, snapshot), plan, table, hashes, snapshot)
-    return [_Prepared(one.timeline, one.additions.still_hold(commit, one.timeline.id)) for one in prepared]
+    return [one.again(commit) for one in prepared]
 
 
 def _prepare(
     registry: Registry, plan: SourcePlan, table: pa.Table, hashes: NDArray[np.uint64], snapshot: Snapshot
-) -> list[_Prepared]:
-    made = []
+) -> list[_Part]:
+    made: list[_Part] = []
     for timeline in registry.timelines:
-        if timeline.source == plan.name:
+        if timeline.source == plan.name and is_table(timeline) != (plan.changes is not None):
+            continue  # The source was of the other kind when this version was made.
+        if timeline.source == plan.name and plan.changes is not None:
+            layout = ChangeLayout.of(timeline)
+            delivered = taken_apart(table, hashes, plan, layout)
+            made.append(
+                _PlacedChanges(
+                    timeline, placement(delivered, layout, timeline.id, snapshot, level=DELTA_LEVEL)
+                )
+            )
+        elif timeline.source == plan.name:
             delivery = _delivery(table, hashes, plan, timeline)
             made.append(
                 _Prepared(timeline, prepare(delivery, 0, delivery.runs, DELTA_LEVEL, timeline.id, snapshot))
@@ -240,7 +283,7 @@ def _delivery(
 
 def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
     name = plan.roles.available_at
-    if name is None or name == plan.event_time or not table.num_rows:
+    if name is None or name == plan.roles.event_time or not table.num_rows:
         return table
     column = table.column(name)
     if not column.null_count:
@@ -250,7 +293,7 @@ def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
 
 
 def _write(
-    commit: Commit, plan: SourcePlan, table: pa.Table, prepared: Sequence[_Prepared], now_us: int
+    commit: Commit, plan: SourcePlan, table: pa.Table, prepared: Sequence[_Part], now_us: int
 ) -> dict[str, int]:
     """Append what is new to the timelines and to the arrivals; returns how many rows became what."""
     rows = table.num_rows
@@ -263,7 +306,7 @@ def _write(
     # What has no key today may have one for an entity that is declared tomorrow.
     kept = kept | (status == KEYLESS)
     for one in prepared:
-        commit.append(one.timeline.id, one.additions.rows)
+        one.append(commit)
     if kept.any():
         new = table if kept.all() else table.filter(pa.array(kept))
         commit.add_arrivals(plan.name, encode_arrivals(new), rows=new.num_rows, arrived_at_us=now_us)

@@ -15,10 +15,14 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from featurestore.errors import RequestError, RowError, suggestion
-from featurestore.log.cast import Cast, cast_rows, cast_table
+from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.log.cast import cast_rows, cast_table
+from featurestore.log.cells import cells_of
+from featurestore.log.changes import flat_changes
 from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.pushed_files import pushed_tables
+from featurestore.store.table_sources import declared
 
 # 5,000 rows of a file take some 20 ms, so that others get their turn.
 CHUNK_ROWS = 5_000
@@ -28,10 +32,12 @@ PIECE_ROWS = 1_000
 
 @dataclass(frozen=True)
 class Push:
-    """Good rows of one push, in canonical columns, and those that were refused."""
+    """Good rows of one push, in canonical columns (of a table: a changes table), and those that were refused;
+    how many were tombstones and the like."""
 
     table: pa.Table
     rejected: Sequence[tuple[int, str]] = ()
+    ignored: int = 0
 
 
 def pushes_of(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
@@ -49,17 +55,15 @@ def pushes_of(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
 
 
 def _pieces_of_file(path: Path, plan: SourcePlan) -> Iterator[Push]:
-    for table, numbers, refused in pushed_tables(path, list(plan.schema), plan):
+    for table, numbers, refused in pushed_tables(path, list(_given(plan)), plan):
         if refused:
             yield Push(_empty(plan), refused)
         for first in range(0, table.num_rows, PIECE_ROWS):
-            part = table.slice(first, PIECE_ROWS)
-            cast = cast_table(part, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, numbers[first : first + PIECE_ROWS])
+            yield _good(table.slice(first, PIECE_ROWS), plan, numbers[first : first + PIECE_ROWS])
 
 
 def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
-    columns = plan.schema
+    columns = _given(plan)
     if isinstance(rows, pa.Table):
         unknown = [name for name in rows.column_names if name not in columns]
         if unknown:
@@ -69,8 +73,7 @@ def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
             )
         for first in range(0, rows.num_rows, PIECE_ROWS):
             part = rows.slice(first, PIECE_ROWS)
-            cast = cast_table(part, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-            yield _good(cast, plan, np.arange(first + 1, first + 1 + part.num_rows))
+            yield _good(part, plan, np.arange(first + 1, first + 1 + part.num_rows))
         return
     if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
         raise RequestError(
@@ -78,14 +81,49 @@ def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
         )
     for first in range(0, len(rows), PIECE_ROWS):
         some = rows[first : first + PIECE_ROWS]
-        cast = cast_rows(some, columns, timezone=plan.timezone, time_unit=plan.time_unit)
-        yield _good(cast, plan, np.arange(first + 1, first + 1 + len(some)))
+        yield _good(some, plan, np.arange(first + 1, first + 1 + len(some)))
 
 
-def _good(cast: Cast, plan: SourcePlan, numbers: NDArray[np.int64]) -> Push:
+def _good(
+    raw: pa.Table | Sequence[Mapping[str, object]], plan: SourcePlan, numbers: NDArray[np.int64]
+) -> Push:
     # Without entity keys: a row may be keyless for one entity of the source and not for another.
+    if plan.changes is not None:
+        return _good_changes(raw, plan, plan.changes.op, numbers)
+    if isinstance(raw, pa.Table):
+        cast = cast_table(raw, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
+    else:
+        cast = cast_rows(raw, plan.schema, timezone=plan.timezone, time_unit=plan.time_unit)
     made = event_versions(cast, plan, ())
     return Push(made.table, [(int(numbers[row]), reason) for row, reason in made.rejected])
+
+
+def _good_changes(
+    raw: pa.Table | Sequence[Mapping[str, object]], plan: SourcePlan, op: str, numbers: NDArray[np.int64]
+) -> Push:
+    """Flat rows with an operation column, whatever the format of the source's log is."""
+    refused: list[tuple[int, str]] = []
+    if not isinstance(raw, pa.Table):
+        known = _given(plan)
+        stays = []
+        for number, row in zip(numbers.tolist(), raw, strict=True):
+            unknown = next((str(name) for name in row if name not in known), None)
+            if unknown is None:
+                stays.append(row)
+            else:
+                refused.append((number, f'no column "{unknown[:80]}" in the source'))
+        if refused:
+            out = {number for number, _ in refused}
+            numbers = numbers[[number not in out for number in numbers.tolist()]]
+        raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
+    made = flat_changes(raw, declared(plan, format="flat"), (), plan.schema)
+    refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
+    return Push(made.table, sorted(refused), made.ignored)
+
+
+def _given(plan: SourcePlan) -> Sequence[str]:
+    """The columns that a pushed row may have."""
+    return [*plan.schema, plan.changes.op] if plan.changes is not None else list(plan.schema)
 
 
 def joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
@@ -93,12 +131,15 @@ def joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
         return pushes[0]
     tables = [push.table for push in pushes] or [_empty(plan)]
     return Push(
-        pa.concat_tables(tables).combine_chunks(), sorted(row for push in pushes for row in push.rejected)
+        pa.concat_tables(tables).combine_chunks(),
+        sorted(row for push in pushes for row in push.rejected),
+        sum(push.ignored for push in pushes),
     )
 
 
 def _empty(plan: SourcePlan) -> pa.Table:
-    return pa.schema([(name, dtype.arrow) for name, dtype in plan.columns]).empty_table()
+    operation = [] if plan.changes is None else [(OPERATION_COLUMN, pa.int64())]
+    return pa.schema([*((name, dtype.arrow) for name, dtype in plan.columns), *operation]).empty_table()
 
 
 def all_or_none(push: Push, plan: SourcePlan) -> Push:

@@ -33,6 +33,15 @@ class SegmentRow(NamedTuple):
     payload: bytes
 
 
+class Truncate(NamedTuple):
+    """A truncate of a table: it ends every change at a position not after its own. ``available_at`` None for
+    null, and where the source declares none."""
+
+    position: tuple[int, ...]
+    changed_at: int
+    available_at: int | None
+
+
 class Arrival(NamedTuple):
     """One push: rows numbered ``[first_number, first_number + rows)``."""
 

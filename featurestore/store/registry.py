@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Literal
 
 from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureService, FeatureView
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, UnknownNameError, suggestion
+from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan, feature_fingerprint, fingerprint
 from featurestore.plan.spec import decode, encode
 from featurestore.store.commit import Commit
@@ -109,7 +111,7 @@ class Desired:
     """A project's declarations and their plans: what the registry should hold."""
 
     entities: Mapping[str, Entity]
-    sources: Mapping[str, tuple[EventSource, SourcePlan]]
+    sources: Mapping[str, tuple[EventSource | TableSource, SourcePlan]]
     views: Mapping[str, tuple[FeatureView, ViewPlan]]
     services: Mapping[str, tuple[FeatureService, ServicePlan]]
 
@@ -117,8 +119,12 @@ class Desired:
 def wanted_definitions(desired: Desired) -> list[Definition]:
     """The definitions to keep: their meaning with its fingerprint, and what is cosmetic beside it."""
 
-    def definition(kind: str, declared: Entity | EventSource | FeatureView | FeatureService, plan: object,
-                   meaning: str) -> Definition:  # fmt: skip
+    def definition(
+        kind: str,
+        declared: Entity | EventSource | TableSource | FeatureView | FeatureService,
+        plan: object,
+        meaning: str,
+    ) -> Definition:
         payload = {
             "plan": plan,
             "description": declared.description,
@@ -154,10 +160,14 @@ def _parts(definition: Definition) -> Mapping[str, str]:
         return {f'feature "{reference}"': "" for reference in decoded.features}
     assert isinstance(decoded, SourcePlan)
     columns = {f'column "{name}"': str(dtype) for name, dtype in decoded.columns}
-    roles = {part: str(getattr(decoded.roles, part)) for part in
-             ("event_time", "id", "available_at", "version", "deleted", "order_by")}  # fmt: skip
-    return {**columns, **roles, "log": repr(decoded.log), "timezone": decoded.timezone,
-            "time_unit": str(decoded.time_unit)}  # fmt: skip
+    roles = {part: str(value) for part, value in _named_roles(decoded.roles).items()}
+    others = {
+        "operations": repr(decoded.changes),
+        "log": repr(decoded.log),
+        "timezone": decoded.timezone,
+        "time_unit": str(decoded.time_unit),
+    }
+    return {**columns, **roles, **others}
 
 
 def _reason(old: Definition, new: Definition) -> str:
@@ -202,7 +212,8 @@ def changes(registry: Registry, desired: Desired) -> list[Change]:
 
 
 def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
-    """The view's version that means what ``plan`` means: the current one, or else the newest, filled before filling."""
+    """The view's version that means what ``plan`` means: the current one, or else the newest, filled before
+    filling."""
     same = [
         view
         for view in registry.versions.values()
@@ -228,9 +239,11 @@ def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | N
 
 
 def _structural(plan: ViewPlan) -> Iterable[str]:
-    roles = plan.source.roles
-    named = (roles.event_time, *roles.id, roles.available_at, roles.version, roles.deleted, roles.order_by)
-    return (*(name for name in named if name is not None), *plan.entity.keys)
+    return (*plan.source.roles.structural, *plan.entity.keys)
+
+
+def _named_roles(roles: Roles | ChangeRoles) -> dict[str, str | tuple[str, ...] | None]:
+    return {part.name: getattr(roles, part.name) for part in fields(roles) if part.name != "content"}
 
 
 def new_timeline(commit: Commit, plan: ViewPlan) -> int:
@@ -242,15 +255,7 @@ def new_timeline(commit: Commit, plan: ViewPlan) -> int:
         entity=plan.entity.name,
         fingerprint=plan.timeline_fingerprint,
         columns={name: str(dtype) for name, dtype in plan.source.columns},
-        roles={
-            "keys": plan.entity.keys,
-            "event_time": roles.event_time,
-            "id": roles.id,
-            "available_at": roles.available_at,
-            "version": roles.version,
-            "deleted": roles.deleted,
-            "order_by": roles.order_by,
-        },
+        roles={"keys": plan.entity.keys, **_named_roles(roles)},
         state="filling",
     )
 

@@ -13,6 +13,7 @@ from typing import TypeVarTuple
 from sqlalchemy import Connection, Row, Select, func, select
 
 from featurestore.store import sqlite
+from featurestore.store.identities import read_identities, read_truncates
 from featurestore.store.records import (
     Arrival,
     CounterKey,
@@ -21,6 +22,7 @@ from featurestore.store.records import (
     Progress,
     Sizes,
     TimelineVersion,
+    Truncate,
     ViewVersion,
 )
 from featurestore.store.segments import read_segments
@@ -30,6 +32,7 @@ from featurestore.store.tables import (
     backfill_progress,
     counters,
     definitions,
+    identities,
     loaded_files,
     segments,
     store_meta,
@@ -65,6 +68,21 @@ class Snapshot:
             return read_segments(self._raw, timeline_version_id, entity_keys)
         except sqlite3.Error as error:
             raise (self._database.unavailable(str(error)) or error) from error
+
+    def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        """Row key -> the entities whose timelines the row has been in; one of none is absent."""
+        with self._database.errors():
+            return read_identities(self._raw, timeline_version_id, row_keys)
+
+    def truncates(self, timeline_version_id: int) -> list[Truncate]:
+        """The truncates of a timeline version's table."""
+        with self._database.errors():
+            return read_truncates(self._raw, timeline_version_id)
+
+    def is_empty(self, timeline_version_id: int) -> bool:
+        """Whether a timeline version holds nothing of any entity."""
+        held = [segments.c.timeline_version_id, identities.c.timeline_version_id]
+        return not any(self._rows(select(c).where(c == timeline_version_id).limit(1)) for c in held)
 
     def entity_keys(self, timeline_version_id: int, *, after: bytes = b"", limit: int) -> list[bytes]:
         """The next keys of a timeline version in their order, for walking through all of them."""

@@ -41,9 +41,24 @@ def _read_segments(keys: int) -> str:
     )
 
 
+def _read_identities(keys: int) -> str:
+    places = ",".join("?" * keys)
+    return (
+        "SELECT row_key, entity_key FROM identities WHERE timeline_version_id = ? "
+        f"AND row_key IN ({places}) ORDER BY row_key, entity_key"
+    )
+
+
+INSERT_IDENTITIES = "INSERT INTO identities (timeline_version_id, row_key, entity_key) VALUES (?, ?, ?)"
+READ_TRUNCATES = (
+    "SELECT position, changed_at, available_at FROM truncates WHERE timeline_version_id = ? ORDER BY id"
+)
+
 # Powers of two, so that the driver's statement cache holds them all; a shorter list repeats its last key.
 MOST_KEYS = 512
-READ_SEGMENTS = {n: _read_segments(n) for n in (1, 2, 4, 8, 16, 32, 64, 128, 256, MOST_KEYS)}
+_KEYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, MOST_KEYS)
+READ_SEGMENTS = {n: _read_segments(n) for n in _KEYS}
+READ_IDENTITIES = {n: _read_identities(n) for n in _KEYS}
 
 # What SQLite says -> (the fact, the way out). Whatever else it raises is a bug of ours and passes as it is.
 _UNAVAILABLE = {

@@ -133,6 +133,28 @@ arrivals = Table(
     Index(None, "source", "first_number"),
 )
 
+# Which timelines a table's row has been in. Small rows, found by their key: clustered by it, half the size.
+identities = Table(
+    "identities",
+    metadata,
+    Column("timeline_version_id", BigInteger, primary_key=True, autoincrement=False),
+    Column("row_key", LargeBinary, primary_key=True),
+    Column("entity_key", LargeBinary, primary_key=True),
+    sqlite_with_rowid=False,
+)
+
+truncates = Table(
+    "truncates",
+    metadata,
+    Column("id", AutoNumber, primary_key=True, autoincrement=True),
+    Column("timeline_version_id", BigInteger, ForeignKey("timeline_versions.id"), nullable=False),
+    _text("position"),
+    _number("changed_at"),
+    _number("available_at", null=True),
+    _commit(),
+    Index(None, "timeline_version_id"),
+)
+
 counters = Table(
     "counters",
     metadata,

@@ -15,6 +15,7 @@ from featurestore.store.store import Store
 
 # Removing 500 entities' rows takes some 20 ms.
 SWEPT_ENTITIES = 500
+SWEPT_ROWS = 20_000
 
 
 def switch_version(store: Store, view: str, version: int | str, now_us: int) -> None:
@@ -63,12 +64,13 @@ def sweep(store: Store, now: Callable[[], int]) -> None:
     removed by the next."""
     with store.snapshot() as snapshot:
         retired = [one.id for one in snapshot.timeline_versions() if one.state == "retired"]
-        held = [one for one in retired if snapshot.entity_keys(one, limit=1)]
+        held = [one for one in retired if not snapshot.is_empty(one)]
     for timeline_id in held:
         removed = 1
         while removed:
             with store.commit("sweep", now_us=now()) as commit:
                 removed = commit.remove_segments(timeline_id, entities=SWEPT_ENTITIES)
+                removed += commit.remove_identities(timeline_id, rows=SWEPT_ROWS)
 
 
 def _version(registry: Registry, view: str, version: int | str) -> ViewVersion:

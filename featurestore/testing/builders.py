@@ -1,7 +1,7 @@
-"""Small histories for tests and examples: events, corrections and retractions with times as ``"09:00"``.
+"""Small histories for tests and examples: versions of events and changes of rows, with times as ``"09:00"``.
 
-Time: a clock time is on ``DAY``, in UTC; ``available`` is when a version could first be known, by
-default its event time.
+Time: a clock time is on ``DAY``, in UTC; ``available`` is when a version or a change could first be known, by
+default its event time or when it was committed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,9 @@ from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureView
 from featurestore.dsl.log import Parquet
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import OPERATIONS, TableSource
 from featurestore.dtypes import DType, parse
+from featurestore.testing.reference_tables import DELETE, OPERATION, TRUNCATE, UPSERT
 
 DAY = datetime.date(2026, 3, 2)
 """A Monday."""
@@ -69,6 +71,35 @@ def retraction(id: str = "e1", *, available: str | int | None, card: str = "c1")
     return {**event(id, at=None, available=available, card=card), "deleted": True}
 
 
+def change(
+    op: str = "u",
+    id: str | None = "r1",
+    *,
+    lsn: int | None,
+    at: str | int | None,
+    available: str | int | None = None,
+    card: str | None = "c1",
+    **columns: Any,
+) -> dict[str, Any]:
+    """A change of the row ``id``: ``op`` is r, c, u, d or t, ``at`` when it was committed, ``lsn`` its
+    position. A delete says nothing of the entity, and a truncate not even of the row."""
+    upserts = operation_of(op) == UPSERT
+    return {
+        OPERATION: operation_of(op),
+        "card": card if upserts else None,
+        "id": None if operation_of(op) == TRUNCATE else id,
+        "lsn": lsn,
+        "changed": instant(at),
+        "available_at": instant(at if available is None else available),
+        **columns,
+    }
+
+
+def operation_of(op: str) -> int:
+    """``UPSERT``, ``DELETE`` or ``TRUNCATE`` from a log's word for it."""
+    return {"r": UPSERT, "c": UPSERT, "u": UPSERT, "d": DELETE, "t": TRUNCATE}[OPERATIONS[op]]
+
+
 def schema_of(columns: Mapping[str, str]) -> dict[str, DType]:
     """Declared columns with their types, in order."""
     return {name: parse(text) for name, text in columns.items()}
@@ -87,3 +118,21 @@ def view_of(
     )
     keys = key if isinstance(key, str) else list(key)
     return FeatureView("card_activity", entity=Entity("card", key=keys), source=events, features=features)
+
+
+def table_view_of(
+    features: Sequence[Aggregation],
+    *,
+    columns: Mapping[str, str],
+    key: str | Sequence[str] = "card",
+    **source: Any,
+) -> FeatureView:
+    """The like, ``card_rows``, over a table's changes; ``source`` has ``event_time=``, ``order_by=``, ..."""
+    table = TableSource(
+        "rows",
+        log=Parquet("rows.parquet"),
+        columns=dict(columns),
+        **{"primary_key": "id", "changed_at": "changed", "position": "lsn", **source},
+    )
+    keys = key if isinstance(key, str) else list(key)
+    return FeatureView("card_rows", entity=Entity("card", key=keys), source=table, features=features)

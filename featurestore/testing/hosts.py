@@ -13,12 +13,14 @@ import pyarrow as pa
 
 from featurestore.batch.keys import key_index
 from featurestore.dsl.feature_view import FeatureView
-from featurestore.dtypes import DType
-from featurestore.kernel.evaluate import NO_EVENT, answer
+from featurestore.dsl.table_source import TableSource
+from featurestore.dtypes import INT64, DType
+from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.kernel.evaluate import NO_EVENT
 from featurestore.kernel.questions import questions
 from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.versions import timeline
-from featurestore.plan.compile import source_plan, view_plan
+from featurestore.kernel.timelines import ask
+from featurestore.plan.compile import source_plan, table_plan, view_plan
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,17 @@ def kernel_answer(
 ) -> list[dict[str, KernelValue]]:
     """Each question's values by feature name. ``rows`` are canonical Python values (timestamps int
     microseconds) of valid versions; ``asked`` are (keys, as_of) pairs."""
-    plan = view_plan(view, source_plan(view.source, schema))
-    table = versions_table(
-        schema, [row for row in rows if all(row.get(key) is not None for key in plan.entity.keys)]
-    )
+    source = view.source
+    if isinstance(source, TableSource):
+        assert source.changed_at is not None
+        plan = view_plan(view, table_plan(source, schema, source.changed_at, source.positions))
+        schema = {**schema, OPERATION_COLUMN: INT64}
+    else:
+        plan = view_plan(view, source_plan(source, schema))
+        rows = [row for row in rows if all(row.get(key) is not None for key in plan.entity.keys)]
+    table = versions_table(schema, rows)
     index, codes = key_index([table.column(key).combine_chunks() for key in plan.entity.keys])
     # One entity more, without facts: that of the keys that no row has.
-    made, _ = timeline(table, codes, index.entities + 1, plan.source.roles, known_at)
     given = [
         pa.array([keys[i] for keys, _ in asked], dtype.arrow) for i, dtype in enumerate(plan.entity.dtypes)
     ]
@@ -56,7 +62,16 @@ def kernel_answer(
     sorted_questions = questions(
         np.where(found < 0, index.entities, found), times, index.entities + 1, timed=timed
     )
-    answers = answer(plan.features, made, table, sorted_questions, latest=True)
+    answers, _ = ask(
+        plan.features,
+        table,
+        codes,
+        index.entities + 1,
+        plan.source.roles,
+        known_at,
+        sorted_questions,
+        latest=True,
+    )
     out: list[dict[str, KernelValue]] = [{} for _ in asked]
     for one in answers.answers:
         values = python_values(one.values)

@@ -18,30 +18,43 @@ from featurestore.dsl.aggregation import Aggregation, agg
 from featurestore.dsl.feature_view import FeatureView
 from featurestore.dtypes import DType
 from featurestore.kernel.roles import KnownAt
-from featurestore.testing.builders import event, instant, schema_of, view_of
-from featurestore.testing.reference import Counts
+from featurestore.testing.builders import change, event, instant, schema_of, table_view_of, view_of
+from featurestore.testing.reference import Counts, Oracle
+from featurestore.testing.reference_tables import OPERATION, TableCounts, TableOracle
 
 NAMED_FLOATS = {"NaN": float("nan"), "Infinity": float("inf"), "-Infinity": float("-inf")}
 
 
 @dataclass(frozen=True)
 class History:
-    """A fenced block: columns, the source's parts, the versions in its log. ``line`` is where it stands."""
+    """A fenced block: columns, the source's parts, the versions or changes in its log. ``line`` is where it
+    stands; ``is_table``: its log is one of changes."""
 
     line: int
     columns: Mapping[str, str]
     source: Mapping[str, str]
     rows: Sequence[dict[str, Any]]
+    is_table: bool = False
 
     @property
     def schema(self) -> dict[str, DType]:
         return schema_of(self.columns)
 
     def view(self, *features: Aggregation) -> FeatureView:
-        parts: dict[str, Any] = {**self.source}
-        if "," in parts.get("key", ""):
-            parts["key"] = parts["key"].split(",")
+        parts = {name: column.split(",") if "," in column else column for name, column in self.source.items()}
+        if self.is_table:
+            return table_view_of(features, columns=self.columns, **parts)
         return view_of(features, columns=self.columns, **parts)
+
+    def oracle(self, *features: Aggregation) -> Oracle | TableOracle:
+        view = self.view(*features)
+        return (TableOracle if self.is_table else Oracle)(view, self.schema, self.rows)
+
+    def good_rows(self) -> list[dict[str, Any]]:
+        """The versions or changes that are not bad input."""
+        oracle = self.oracle(agg.count())
+        kept = oracle.changes if isinstance(oracle, TableOracle) else oracle.versions
+        return [one.row for one in kept]
 
 
 @dataclass(frozen=True)
@@ -65,7 +78,7 @@ class CountsExample:
     line: int
     history: History
     known_at: KnownAt
-    expected: Counts
+    expected: Counts | TableCounts
 
 
 def read(page: Path) -> tuple[list[Example], list[CountsExample]]:
@@ -117,25 +130,33 @@ def value_of(written: Any, dtype: DType) -> Any:
 
 
 def _history(line: int, block: Sequence[str]) -> History:
-    columns_text, source_text, *events = block
+    columns_text, source_text, *lines = block
     declared = (
         columns_text.removeprefix("columns:").replace(", ", "\n").replace("decimal(10\n", "decimal(10, ")
     )
     declared = declared.replace("decimal(38\n", "decimal(38, ")
     columns = dict(column.strip().split(" ", 1) for column in declared.splitlines())
-    source = dict(part.split("=") for part in source_text.removeprefix("source:").split())
+    what, _, parts = source_text.partition(":")
+    source = dict(part.split("=") for part in parts.split())
     schema = schema_of(columns)
+    is_table = what == "table"
     rows = []
-    for text in events:
+    for text in lines:
         written = json.loads(text)
-        row = event(
-            written.pop("id", "no id"),
-            at=written.pop("ts"),
-            card=written.pop("card", "c1"),
-        )
-        row |= written
-        rows.append({name: value_of(row.get(name), dtype) for name, dtype in schema.items()})
-    return History(line, columns, source, rows)
+        row = _change(written) if is_table else _event(written)
+        held = {name: value_of(row.get(name), dtype) for name, dtype in schema.items()}
+        rows.append(held | {OPERATION: row[OPERATION]} if is_table else held)
+    return History(line, columns, source, rows, is_table)
+
+
+def _event(written: dict[str, Any]) -> dict[str, Any]:
+    named = {"at": written.pop("ts"), "card": written.pop("card", "c1")}
+    return event(written.pop("id", "no id"), **named) | written
+
+
+def _change(written: dict[str, Any]) -> dict[str, Any]:
+    named = {"lsn": written.pop("lsn", None), "at": written.pop("changed")}
+    return change(written.pop("op"), **named) | written
 
 
 def _table(lines: Sequence[str], start: int) -> Iterator[tuple[int, dict[str, str]]]:
@@ -167,7 +188,8 @@ def _example(line: int, history: History, row: Mapping[str, str]) -> Example:
 
 def _counts(line: int, history: History, row: Mapping[str, str]) -> CountsExample:
     numbers = {name: int(text) for name, text in row.items() if name != "known_at"}
-    return CountsExample(line, history, _known_at(row["known_at"]), Counts(**numbers))
+    counts = TableCounts(**numbers) if history.is_table else Counts(**numbers)
+    return CountsExample(line, history, _known_at(row["known_at"]), counts)
 
 
 def _known_at(text: str) -> KnownAt:

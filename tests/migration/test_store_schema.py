@@ -74,11 +74,11 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
         commit.add_arrivals("transactions", b"kept", rows=1, arrived_at_us=1)
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.migrations_directory(), migrations)
-    (migrations / "versions" / "0002_next.py").write_text(
+    (migrations / "versions" / "9002_next.py").write_text(
         '"""A column more."""\n'
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        'revision, down_revision = "9002", "0001"\n'
+        'revision, down_revision = "9002", "0002"\n'
         "def upgrade():\n"
         '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
     )
@@ -86,7 +86,7 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
     with pytest.raises(StoreVersionError, match="older than this featurestore") as error:
         Store.open(path, migrate=False)
-    assert error.value.hint == "run `featurestore migrate`" and revision_of(path) == "0001"
+    assert error.value.hint == "run `featurestore migrate`" and revision_of(path) == "0002"
     with Store.open(path, migrate=True) as store, store.snapshot() as snapshot:
         assert [arrival.payload for arrival in snapshot.arrivals("transactions")] == [b"kept"]
     assert revision_of(path) == "9002"
@@ -97,11 +97,11 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
     Store.migrate(path)
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.migrations_directory(), migrations)
-    (migrations / "versions" / "0002_next.py").write_text(
+    (migrations / "versions" / "9002_next.py").write_text(
         '"""It breaks half way."""\n'
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        'revision, down_revision = "9002", "0001"\n'
+        'revision, down_revision = "9002", "0002"\n'
         "def upgrade():\n"
         '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
         '    raise ZeroDivisionError("half way")\n'
@@ -111,7 +111,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
         tomorrow.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
         with pytest.raises(ZeroDivisionError):
             Store.open(path, migrate=True)
-    assert revision_of(path) == "0001"
+    assert revision_of(path) == "0002"
     with sqlite3.connect(path) as connection:
         assert "note" not in [row[1] for row in connection.execute("PRAGMA table_info(arrivals)")]
     connection.close()

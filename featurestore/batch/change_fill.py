@@ -1,0 +1,294 @@
+"""Filling one timeline version of a table with the changes that its log holds, and those that were pushed
+before it existed.
+
+Time: a timeline holds all changes, whatever ``known_at``. Each commit writes all that is new of some rows, so
+that a row is never half moved; what is killed is begun again and adds only what is not there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from featurestore.batch.fill import (
+    ARRIVALS_ROWS,
+    COMMIT_S,
+    FIRST_CHUNK_ROWS,
+    LEAST_CHUNK_ROWS,
+    MOST_CHUNK_ROWS,
+)
+from featurestore.batch.filled import SHOWN, Filled
+from featurestore.batch.parts import PART_BYTES, PART_ROWS, Rejected, estimated_rows
+from featurestore.batch.spans import ARRIVALS, standing
+from featurestore.dtypes import INT64
+from featurestore.errors import BackfillError
+from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.kernel.content import content_hash
+from featurestore.log.changes import Changes, read_changes
+from featurestore.log.files import LogFile, list_files
+from featurestore.plan.nodes import ViewPlan
+from featurestore.store import SEGMENT_LEVEL, LoadedFile, Store, TimelineVersion
+from featurestore.store.arrivals import arrived_versions, last_arrival_before
+from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
+from featurestore.store.placement import Placement, placement
+from featurestore.store.table_sources import declared
+
+I64 = NDArray[np.int64]
+
+# In these formats a change is told by its own record, so a file can be read without the others.
+ALONE = ("flat", "debezium")
+
+
+@dataclass
+class _Part:
+    """Changes to write together: those of ``files``, which are whole with it, or of arrivals up to a
+    number."""
+
+    tables: list[pa.Table] = field(default_factory=list)
+    rows: int = 0
+    bytes: int = 0
+    rejected: int = 0
+    ignored: int = 0
+    shown: list[Rejected] = field(default_factory=list)
+    files: list[tuple[LogFile, int]] = field(default_factory=list)
+    last_arrival: int = 0
+
+    @property
+    def full(self) -> bool:
+        return self.rows >= PART_ROWS or self.bytes >= PART_BYTES
+
+
+class ChangeFill:
+    """One timeline version of a table being filled."""
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        timeline: TimelineVersion,
+        plan: ViewPlan,
+        *,
+        now: Callable[[], int],
+        progress: Callable[[int, int, str], None] | None,
+        threads: ThreadPoolExecutor | None,
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._timeline = timeline
+        self._plan = plan
+        self._layout = ChangeLayout.of(timeline)
+        self._now = now
+        self._tell = progress or (lambda done, total, what: None)
+        self._chunk_rows = FIRST_CHUNK_ROWS
+        self._done_rows = self._total_rows = 0
+        assert plan.source.changes is not None
+        self._alone = plan.source.changes.format in ALONE
+        self._what = f"{plan.source.name} by {plan.entity.name}"
+        self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
+
+    def run(self) -> Filled:
+        """Load what is missing."""
+        with self._store.snapshot() as snapshot:
+            loaded = snapshot.loaded_files(self._timeline.id)
+            self._arrived = standing(snapshot.progress(self._timeline.id)).arrivals
+            self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
+        log = self._plan.source.log
+        files = [] if log is None else list(list_files(log, self._root))
+        with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
+            self._hashes = {file.shown: hashing.submit(file.sha256) for file in files}
+            todo = self._todo(files, loaded)
+            self._total_rows = sum(estimated_rows(file) for file in todo)
+            for part in self._parts(todo):
+                self._write(part)
+        self.report.removed = sorted(loaded.keys() - {file.shown for file in files})
+        return self.report
+
+    def _todo(self, files: Sequence[LogFile], loaded: dict[str, LoadedFile]) -> list[LogFile]:
+        todo = []
+        for file in files:
+            known = loaded.get(file.shown)
+            if known is not None and known.sha256 == self._hashes[file.shown].result():
+                self.report.unchanged += 1
+                continue
+            if known is not None:
+                self.report.changed.append(file.shown)
+            todo.append(file)
+        if todo and not self._alone:
+            self.report.unchanged = 0
+            return list(files)
+        return todo
+
+    def _parts(self, todo: Sequence[LogFile]) -> Iterator[_Part]:
+        part = _Part()
+        if todo:
+            source = self._plan.source
+            current: LogFile | None = None
+            rows: Counter[str] = Counter()
+            left = {file.shown: file for file in todo}
+            for changes in read_changes(
+                declared(source), self._plan.entity.keys, source.schema, self._root, todo
+            ):
+                file = changes.file
+                if self._alone and current is not None and file is not None and file.shown != current.shown:
+                    part.files.append((left.pop(current.shown), rows[current.shown]))
+                if part.full:
+                    yield part
+                    part = _Part()
+                current = file
+                rows[file.shown if file else ""] += self._take(part, changes)
+            part.files += [(file, rows[file.shown]) for file in left.values()]
+            yield part
+        while self._arrived < self._last_arrival:
+            yield self._arrivals()
+
+    def _take(self, part: _Part, changes: Changes) -> int:
+        part.tables.append(changes.table)
+        part.bytes += changes.table.nbytes
+        part.rejected += changes.rejected_count
+        part.ignored += changes.ignored
+        path = changes.file.shown if changes.file else self._plan.source.name
+        part.shown += [
+            Rejected(path, row + 1, why) for row, why in changes.rejected[: SHOWN - len(part.shown)]
+        ]
+        rows = changes.table.num_rows + changes.rejected_count + changes.ignored
+        part.rows += rows
+        return int(rows)
+
+    def _arrivals(self) -> _Part:
+        first, schema = self._arrived, {**self._plan.source.schema, OPERATION_COLUMN: INT64}
+        with self._store.snapshot() as snapshot:
+            found = snapshot.arrivals(self._plan.source.name, after=first, up_to=self._last_arrival)
+        part = _Part(last_arrival=self._last_arrival)
+        for arrival in found:
+            if part.rows >= ARRIVALS_ROWS:
+                part.last_arrival = arrival.first_number - 1
+                break
+            part.tables.append(arrived_versions(arrival.payload, schema))
+            part.rows += arrival.rows
+        return part
+
+    # Writing a part
+
+    def _write(self, part: _Part) -> None:
+        source = self._plan.source
+        empty = pa.schema(
+            [*((name, dtype.arrow) for name, dtype in source.columns), (OPERATION_COLUMN, pa.int64())]
+        )
+        table = pa.concat_tables(part.tables).combine_chunks() if part.tables else empty.empty_table()
+        part.tables.clear()
+        delivered = taken_apart(table, content_hash(table, source.roles.content), source, self._layout)
+        order, cuts = by_home(delivered)
+        first = 0
+        while True:
+            end = _cut_after(cuts, first + self._chunk_rows, len(order))
+            chunk = _chunk(delivered, order[first:end], with_truncates=first == 0)
+            self._commit(part, chunk, is_first=first == 0, is_last=end >= len(order))
+            self._tell(self._done_rows + end, max(self._total_rows, self._done_rows + part.rows), self._what)
+            first = end
+            if first >= len(order):
+                break
+        self._done_rows += part.rows
+
+    def _commit(self, part: _Part, chunk: Delivered, *, is_first: bool, is_last: bool) -> None:
+        timeline, layout = self._timeline.id, self._layout
+        with self._store.snapshot() as snapshot:
+            seen = snapshot.commit_number
+            made = placement(chunk, layout, timeline, snapshot, level=SEGMENT_LEVEL)
+        with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
+            began_s = time.perf_counter()
+            if commit.number != seen + 1:
+                self._check_state()
+                made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
+            made.write(commit, timeline)
+            counts = Counter(made.counts())
+            if is_first:
+                counts.update(rejected=part.rejected, ignored=part.ignored)
+            counts["delivered"] = counts.total()
+            what = "arrivals" if part.last_arrival else "log"
+            partition = f"{what}/{self._timeline.entity}@{timeline}"
+            commit.count(self._plan.source.name, partition, counts)
+            if is_last:
+                for file, rows in part.files:
+                    sha256 = self._hashes[file.shown].result()
+                    commit.file_loaded(
+                        timeline, LoadedFile(file.shown, sha256, file.size, rows, commit.number)
+                    )
+                if part.last_arrival:
+                    commit.progress(timeline, ARRIVALS, done=part.last_arrival, total=part.last_arrival)
+        took_s = time.perf_counter() - began_s
+        if is_last and part.last_arrival:
+            self._arrived = part.last_arrival
+        self._report(part, chunk, made, counts, is_first=is_first, is_last=is_last)
+        factor = min(2.0, max(0.25, COMMIT_S / max(took_s, 1e-4)))
+        rows = len(chunk.rows)
+        self._chunk_rows = int(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, rows * factor)))
+
+    def _report(
+        self,
+        part: _Part,
+        chunk: Delivered,
+        made: Placement,
+        counts: Counter[str],
+        *,
+        is_first: bool,
+        is_last: bool,
+    ) -> None:
+        report = self.report
+        report.counts.update(counts)
+        if is_first:
+            report.rejected += part.shown[: SHOWN - len(report.rejected)]
+        if is_last:
+            report.loaded += [file.shown for file, _ in part.files]
+        names = self._layout.primary_key
+        rows = made.conflicting[:SHOWN]
+        for values in chunk.changes.table.select(list(names)).take(pa.array(rows)).to_pylist():
+            name = ", ".join(str(values[one]) for one in names)
+            if name not in report.corrections and len(report.corrections) < SHOWN:
+                report.corrections.append(name)
+
+    def _check_state(self) -> None:
+        with self._store.snapshot() as snapshot:
+            state = next(one.state for one in snapshot.timeline_versions() if one.id == self._timeline.id)
+        if state == "retired":
+            raise BackfillError(
+                f'source "{self._plan.source.name}": the version that is being filled was dropped',
+                hint='run "featurestore apply", then the backfill again',
+            )
+
+
+def by_home(delivered: Delivered) -> tuple[I64, I64]:
+    """The changes in such an order that those of a row stand together, and rows of one entity beside each
+    other: a chunk of them adds one run to most timelines. And where it may be cut: before the first change of
+    each row."""
+    changes = delivered.changes
+    row = changes.row_key.dictionary_encode().indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    rows = int(row.max()) + 1 if len(row) else 0
+    place = np.empty(len(changes.entities), np.int64)
+    place[sorted(range(len(changes.entities)), key=changes.entities.__getitem__)] = np.arange(len(place))
+    home = np.full(rows, len(place), np.int64)
+    own = changes.entity >= 0
+    np.minimum.at(home, row[own], place[changes.entity[own]])
+    order = np.lexsort((row, home[row]))
+    ordered = row[order]
+    return order, np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order
+
+
+def _cut_after(cuts: I64, wanted: int, rows: int) -> int:
+    at = int(np.searchsorted(cuts, wanted))
+    return int(cuts[at]) if at < len(cuts) else rows
+
+
+def _chunk(delivered: Delivered, changes: I64, *, with_truncates: bool) -> Delivered:
+    truncates = delivered.truncates if with_truncates else ()
+    n = len(changes)
+    return Delivered(
+        delivered.changes.take(changes), np.arange(n), np.arange(n, n + len(truncates)), truncates
+    )

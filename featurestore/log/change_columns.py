@@ -1,0 +1,169 @@
+"""The columns of a table source's changes tables and their types.
+
+Time: ``changed_at``, ``event_time`` and ``available_at`` are timestamps whatever the log holds, as an event's
+times are; positions are int64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+import pyarrow as pa
+
+from featurestore import dtypes
+from featurestore.dsl.table_source import TableSource
+from featurestore.dtypes import INT64, TIMESTAMP, DType
+from featurestore.errors import DefinitionError, suggestion
+from featurestore.log.arrays import CASTS, family
+
+CHANGED_AT = "__changed_at"
+"""When a change was committed, where the format says so in a place that is no column of the row."""
+
+DEBEZIUM_POSITION = tuple(f"__position_{i}" for i in range(4))
+SNAPSHOT_POSITION = ("__position_0",)
+CHANGE_TYPE, COMMIT_TIMESTAMP, COMMIT_VERSION = "_change_type", "_commit_timestamp", "_commit_version"
+DELTA_POSITION = (COMMIT_VERSION, "__position_1")
+
+SNAPSHOT_DATE = "ds"
+OF_SOURCE = "source."
+"""How a declaration names a part of an envelope's source, as in position="source.pos"."""
+
+
+def effective(source: TableSource) -> tuple[str, tuple[str, ...]]:
+    """The names that a changes table has for ``changed_at`` and for the columns of the position: the declared
+    ones, or the format's own."""
+    match source.format:
+        case "debezium":
+            return source.changed_at or CHANGED_AT, source.positions or DEBEZIUM_POSITION
+        case "delta_cdf":
+            return source.changed_at or COMMIT_TIMESTAMP, source.positions or DELTA_POSITION
+        case "snapshots":  # a declared changed_at names the column of dates
+            return CHANGED_AT, SNAPSHOT_POSITION
+    assert source.changed_at is not None
+    return source.changed_at, source.positions
+
+
+def own_columns(source: TableSource) -> set[str]:
+    """Which of ``effective`` are no columns of the row: the format makes them."""
+    changed_at, position = effective(source)
+    made = {CHANGED_AT, *DEBEZIUM_POSITION, *SNAPSHOT_POSITION, DELTA_POSITION[1]}
+    if source.format == "flat":
+        return set()
+    if source.format == "debezium":
+        made |= {name for name in (changed_at, *position) if name.startswith(OF_SOURCE)}
+    return made & {changed_at, *position}
+
+
+def snapshot_date(source: TableSource) -> str:
+    """The column, or the ``column=value`` directory, that says of which day a snapshot is."""
+    return source.changed_at or SNAPSHOT_DATE
+
+
+def not_of_the_row(source: TableSource) -> tuple[str, ...]:
+    """The columns of the log that are no columns of the table it is about."""
+    match source.format:
+        case "flat":
+            return (source.op,)
+        case "delta_cdf":
+            return (CHANGE_TYPE,)
+        case "snapshots":
+            return (snapshot_date(source),)
+    return ()
+
+
+def declared_change_columns(
+    source: TableSource, raw: Mapping[str, pa.DataType], entity_keys: Sequence[str]
+) -> dict[str, DType]:
+    """The columns of the source's changes tables, where its log has the columns ``raw``: as declared, what
+    the declaration names besides, then the format's own."""
+    changed_at, position = effective(source)
+    own = own_columns(source) - raw.keys()
+    aside = not_of_the_row(source)
+    listed = list(source.columns) if source.columns is not None else []
+    if source.columns is None:
+        listed = [name for name in raw if name not in aside and dtypes.from_arrow(raw[name])]
+    named = [
+        *source.primary_keys,
+        changed_at,
+        *position,
+        source.event_time,
+        source.available_at,
+        source.order_by,
+    ]
+    types = source.columns if isinstance(source.columns, Mapping) else {}
+    out: dict[str, DType] = {}
+    for name in dict.fromkeys([*listed, *named, *entity_keys]):
+        if name is None or name in own:
+            continue
+        if name not in raw:
+            role = next((what for what, column in _roles(source, entity_keys) if column == name), "columns")
+            raise DefinitionError(
+                f'source "{source.name}": no column "{name}" in its log ({role})',
+                hint=suggestion(name, raw, what="columns"),
+            )
+        text = types.get(name)
+        out[name] = _declared(name, raw[name], None if text is None else dtypes.parse(text), source)
+    for name in (changed_at, *position):
+        if name in own:
+            out[name] = TIMESTAMP if name == changed_at else INT64
+    return out
+
+
+def inferred(source: TableSource, entity_keys: Sequence[str]) -> Collection[str] | None:
+    """The columns whose types only the log can tell; None for all."""
+    if source.columns is None:
+        return None
+    typed = set(source.columns) if isinstance(source.columns, Mapping) else set()
+    changed_at, position = effective(source)
+    times = {changed_at, source.event_time, source.available_at}
+    named = {*source.columns, *source.primary_keys, source.order_by, *entity_keys} - typed - set(position)
+    return {name for name in named | times if name is not None}
+
+
+def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: TableSource) -> DType:
+    label = f'source "{source.name}", column "{name}"'
+    changed_at, position = effective(source)
+    part = TIMESTAMP if name in (changed_at, source.event_time, source.available_at) else None
+    if name in position:
+        part = INT64
+    if part is not None and asked not in (None, part):
+        what = "a time" if part == TIMESTAMP else "a position"
+        raise DefinitionError(f"{label}: declared {asked}, but it is {what}", hint=f'declare it "{part}"')
+    held = dtypes.from_arrow(arrow)
+    dtype = part or asked or held
+    if dtype is None:
+        empty = pa.types.is_null(arrow)
+        raise DefinitionError(
+            f"{label}: {'it is null in every row' if empty else f'no type holds what the log has ({arrow})'}",
+            hint=f'declare its type: columns={{"{name}": "string"}}'
+            if empty
+            else "leave it out of the declaration",
+        )
+    if dtype == TIMESTAMP and family(arrow) == "int" and source.time_unit is None:
+        raise DefinitionError(
+            f"{label}: its times are integers of no declared unit",
+            hint='declare the unit that they count since 1970-01-01 UTC: time_unit="s", "ms", "us" or "ns"',
+        )
+    if not _castable(arrow, dtype):
+        raise DefinitionError(
+            f"{label}: the log has {held or arrow}, which can't become {dtype}",
+            hint=f"{dtype} is made of {', '.join(sorted(CASTS[dtype.kind]))}",
+        )
+    return dtype
+
+
+def _castable(arrow: pa.DataType, dtype: DType) -> bool:
+    of = family(arrow)
+    if of == "list" and dtype.kind == "list" and dtype.item is not None:
+        return _castable(arrow.value_type, dtype.item)
+    return of == "null" or of in CASTS[dtype.kind]
+
+
+def _roles(source: TableSource, entity_keys: Sequence[str]) -> Iterable[tuple[str, str | None]]:
+    changed_at, position = effective(source)
+    yield from (("primary_key", name) for name in source.primary_keys)
+    yield "changed_at", changed_at
+    yield from (("position", name) for name in position)
+    for part in ("event_time", "available_at", "order_by"):
+        yield part, getattr(source, part)
+    yield from (("entity key", name) for name in entity_keys)

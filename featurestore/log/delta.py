@@ -1,0 +1,99 @@
+"""The change feed of a Delta table.
+
+Time: ``_commit_timestamp`` is when a version was committed. One commit may delete a row and insert it again:
+its deletes stand before all else.
+
+The image of a row before an update says nothing, unless no row has its primary key after the update: then the
+update has moved the row to another key, and the image is the old key's delete.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from featurestore.dsl.table_source import TableSource
+from featurestore.dtypes import INT64, DType
+from featurestore.kernel.changes import DELETE
+from featurestore.log.cast import cast_table
+from featurestore.log.change_columns import CHANGE_TYPE, COMMIT_VERSION, DELTA_POSITION, effective
+from featurestore.log.change_rows import RawChanges
+from featurestore.log.files import LogFile
+from featurestore.log.key_hashes import Hashes, hashes, no_hashes, places, sorting
+from featurestore.log.operations import meanings, operation_codes, words_of
+from featurestore.log.scan import RawBatch, scan
+
+I64 = NDArray[np.int64]
+
+PREIMAGE, POSTIMAGE = "update_preimage", "update_postimage"
+
+
+def keys_that_stay(
+    source: TableSource, columns: Mapping[str, DType], root: Path, files: Sequence[LogFile] | None
+) -> Hashes:
+    """Of each updated row its commit and primary key after the update, as sorted hashes."""
+    assert source.log is not None
+    found = [no_hashes()]
+    for batch in scan(source.log, root, [*source.primary_keys, COMMIT_VERSION, CHANGE_TYPE], files):
+        after = _is(batch.table, POSTIMAGE)
+        if after.any():
+            found.append(_keys(batch.table, source, columns)[after])
+    all_found = np.concatenate(found)
+    return all_found[sorting(all_found)]
+
+
+def raw_changes(
+    batch: RawBatch, source: TableSource, columns: Mapping[str, DType], stay: Hashes
+) -> RawChanges:
+    """The rows of a change feed as changes."""
+    table = batch.table
+    words = pa.nulls(table.num_rows, pa.string())
+    if CHANGE_TYPE in table.column_names:
+        words = words_of(table.column(CHANGE_TYPE).combine_chunks())
+    operation = operation_codes(words, meanings(source))
+    before = np.flatnonzero(_is(table, PREIMAGE))
+    if len(before):
+        keys = _keys(table, source, columns)[before]
+        found = places(stay, keys)[1]
+        moved = np.zeros(table.num_rows, np.bool_)
+        moved[before[~found]] = True
+        operation = np.where(moved, DELETE, operation)
+        table = _known_when_committed(table, source, moved)
+    order = DELTA_POSITION[1]
+    if order in columns:
+        table = table.append_column(order, pa.array((operation != DELETE).astype(np.int64)))
+    return RawChanges(table, operation, words, batch.file, batch.first_row)
+
+
+def _known_when_committed(table: pa.Table, source: TableSource, moved: NDArray[np.bool_]) -> pa.Table:
+    # The image has the old row's available_at, which says nothing of when the move was known.
+    name = source.available_at
+    changed_at = effective(source)[0]
+    if name is None or name not in table.column_names or not moved.any():
+        return table
+    at = table.schema.get_field_index(name)
+    committed = table.column(changed_at).combine_chunks()
+    held = table.column(name).combine_chunks()
+    if held.type != committed.type:
+        types = {name: DType("timestamp"), changed_at: DType("timestamp")}
+        cast = cast_table(table, types, timezone=source.timezone, time_unit=source.time_unit).table
+        held, committed = (cast.column(part).combine_chunks() for part in (name, changed_at))
+    return table.set_column(at, name, pc.if_else(pa.array(moved), committed, held))
+
+
+def _is(table: pa.Table, word: str) -> NDArray[np.bool_]:
+    if CHANGE_TYPE not in table.column_names:
+        return np.zeros(table.num_rows, np.bool_)
+    words = words_of(table.column(CHANGE_TYPE).combine_chunks())
+    return np.asarray(pc.fill_null(pc.equal(pc.ascii_lower(words), word), False))
+
+
+def _keys(table: pa.Table, source: TableSource, columns: Mapping[str, DType]) -> Hashes:
+    types = {name: columns[name] for name in source.primary_keys} | {COMMIT_VERSION: INT64}
+    cast = cast_table(table, types, timezone=source.timezone, time_unit=source.time_unit).table
+    return hashes(cast, list(types))

@@ -1,0 +1,149 @@
+"""Debezium's envelopes as they lie in a log: JSON lines, or rows of any log whose columns hold their parts.
+
+Time: none is interpreted here.
+
+A message is an envelope (``before, after, source, op``), one inside ``payload`` beside its ``schema``, or
+either of them inside ``value``, as JSON or as text of JSON. A null is a tombstone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TypeAlias
+
+import msgspec
+from msgspec import UNSET, Raw, UnsetType
+
+from featurestore.dsl.log import JSONLines, Log
+from featurestore.errors import DefinitionError, LogError
+from featurestore.log import json_lines
+from featurestore.log.files import LogFile, list_files
+from featurestore.log.scan import scan
+from featurestore.log.schema import raw_schema
+
+Row: TypeAlias = dict[str, Raw]
+
+PARTS = ("value", "schema", "payload", "before", "after", "source", "op")
+_NULL = Raw(b"null")
+_WAY_OUT = (
+    'one envelope a line, {"before": ..., "after": ..., "source": ..., "op": ...}, alone or in "payload"; '
+    'rows with an operation column are format="flat"'
+)
+
+
+class Envelope(msgspec.Struct, gc=False):
+    """One change: what the row was, what it is, where that was written, and which operation did it."""
+
+    before: Row | None = None
+    after: Row | None = None
+    source: Row | None = None
+    op: str | None = None
+
+
+class _Message(Envelope, gc=False):
+    schema: Raw = _NULL
+    payload: Envelope | str | UnsetType | None = UNSET
+    value: Raw | UnsetType = UNSET
+
+
+class Delivered(msgspec.Struct, frozen=True, gc=False):
+    """An envelope, None for a tombstone, and the JSON of its schema, None where it has none."""
+
+    envelope: Envelope | None
+    schema: bytes | None = None
+
+
+_MESSAGE = msgspec.json.Decoder(_Message | None)
+_TEXT = msgspec.json.Decoder(str)
+
+
+def envelopes(
+    log: Log, root: Path, files: Sequence[LogFile] | None = None
+) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
+    """The log's messages in order, some at a time: the file, the row in it of the first, and they."""
+    files = list_files(log, root) if files is None else files
+    if isinstance(log, JSONLines):
+        for file in files:
+            yield from _of_lines(file)
+    else:
+        yield from _of_columns(log, root, files)
+
+
+def _of_lines(file: LogFile) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
+    if file.size == 0:
+        raise LogError(
+            f'log file "{file.shown}" is empty (0 bytes)',
+            hint="move it out of the log's path, or write its messages",
+        )
+    line, row = 1, 0
+    for block in json_lines._blocks(file):
+        try:
+            found = [_delivered(message) for message in _MESSAGE.decode_lines(block)]
+        except (msgspec.DecodeError, RecursionError):
+            raise _malformed(file, block, line) from None
+        line += block.count(b"\n")
+        if found:
+            yield file, row, found
+        row += len(found)
+
+
+def _of_columns(
+    log: Log, root: Path, files: Sequence[LogFile]
+) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
+    present = [name for name in PARTS if name in raw_schema(log, root, files=files, needed=())]
+    if not {"value", "payload", "op"} & set(present):
+        raise DefinitionError(
+            f'log "{files[0].shown}" holds no Debezium envelopes',
+            hint=f"columns that hold them are {', '.join(PARTS)}; rows with an operation column are "
+            'format="flat"',
+        )
+    for batch in scan(log, root, present, files):
+        found = []
+        for row, parts in enumerate(batch.table.to_pylist(), batch.first_row):
+            try:
+                found.append(_of_parts(parts))
+            except (msgspec.DecodeError, RecursionError) as error:
+                raise LogError(
+                    f'log file "{batch.file.shown}", row {row}: no Debezium envelope ({error})', hint=_WAY_OUT
+                ) from error
+        if found:
+            yield batch.file, batch.first_row, found
+
+
+def _of_parts(parts: dict[str, object]) -> Delivered:
+    """A message from the columns of a row: text is the JSON of a part, structs are the part."""
+    held = {name: part for name, part in parts.items() if part is not None}
+    if not held:
+        return Delivered(None)
+    for name, part in held.items():
+        if name != "op" and isinstance(part, (str, bytes)):
+            held[name] = Raw(part if isinstance(part, bytes) else part.encode())
+    message = _MESSAGE.decode(msgspec.json.encode(held))
+    return _delivered(message)
+
+
+def _delivered(message: _Message | None) -> Delivered:
+    if message is None:
+        return Delivered(None)
+    if not isinstance(message.value, UnsetType):
+        inner = bytes(message.value)
+        return _delivered(_MESSAGE.decode(_TEXT.decode(inner) if inner[:1] == b'"' else inner))
+    if isinstance(message.payload, UnsetType):
+        return Delivered(message)
+    if isinstance(message.payload, str):
+        return _delivered(_MESSAGE.decode(message.payload))
+    schema = bytes(message.schema)
+    return Delivered(message.payload, None if schema == b"null" else schema)
+
+
+def _malformed(file: LogFile, block: bytes, first_line: int) -> LogError:
+    for number, line in enumerate(block.split(b"\n"), first_line):
+        try:
+            for message in _MESSAGE.decode_lines(line):
+                _delivered(message)
+        except (msgspec.DecodeError, RecursionError) as error:
+            return LogError(
+                f'log file "{file.shown}", line {number}: no Debezium envelope ({error})', hint=_WAY_OUT
+            )
+    return LogError(f'log file "{file.shown}" from line {first_line} on holds no envelopes', hint=_WAY_OUT)
