@@ -13,10 +13,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-import featurestore.batch.training_set
 import featurestore.kernel.evaluate
+import featurestore.kernel.timelines
 import featurestore.kernel.versions
-import featurestore.serving.entity_facts
 from featurestore.kernel.edges import Edges
 from featurestore.kernel.questions import Questions
 from featurestore.kernel.versions import NEVER, Timeline, instants, single
@@ -117,8 +116,7 @@ def _timelines(patch: Patch, change: Callable[..., tuple[Any, ...]]) -> None:
         table, codes, roles, known_at = change(table, codes, roles, known_at)
         return real(table, codes, entities, roles, known_at, **rest)
 
-    patch.setattr(featurestore.batch.training_set, "timeline", timeline)
-    patch.setattr(featurestore.serving.entity_facts, "timeline", timeline)
+    patch.setattr(featurestore.kernel.timelines, "timeline", timeline)
 
 
 def _with(table: pa.Table, name: str, values: Any) -> pa.Table:
