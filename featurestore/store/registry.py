@@ -212,7 +212,8 @@ def changes(registry: Registry, desired: Desired) -> list[Change]:
 
 
 def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
-    """The view's version that means what ``plan`` means: the current one, or else the newest, filled before filling."""
+    """The view's version that means what ``plan`` means: the current one, or else the newest, filled before
+    filling."""
     same = [
         view
         for view in registry.versions.values()
