@@ -46,6 +46,9 @@ I64 = NDArray[np.int64]
 # In these formats a change is told by its own record, so a file can be read without the others.
 ALONE = ("flat", "debezium")
 
+# 20,000 entries of the index, in its order, take some 50 ms to look for and to write.
+REGISTERED_ROWS = 20_000
+
 
 @dataclass
 class _Part:
@@ -186,6 +189,8 @@ class ChangeFill:
         part.tables.clear()
         delivered = taken_apart(table, content_hash(table, source.roles.content), source, self._layout)
         order, cuts = by_home(delivered)
+        if len(order) > self._chunk_rows:
+            self._register(delivered)
         first = 0
         while True:
             end = _cut_after(cuts, first + self._chunk_rows, len(order))
@@ -196,6 +201,28 @@ class ChangeFill:
             if first >= len(order):
                 break
         self._done_rows += part.rows
+
+    def _register(self, delivered: Delivered) -> None:
+        """Put rows that the store has never seen into the index, in the index's own order, before their
+        changes.
+
+        The index is by row and the changes are written by entity: entries in that order would each rewrite a
+        page. A row without changes is in its timelines whether they hold anything or not.
+        """
+        row_keys, entity_keys = pairs_by_row(delivered)
+        first = 0
+        while first < len(row_keys):
+            end = min(first + REGISTERED_ROWS, len(row_keys))
+            while end < len(row_keys) and row_keys[end] == row_keys[end - 1]:
+                end += 1
+            some = row_keys[first:end]
+            with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
+                there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
+                new = [
+                    pair for pair in zip(some, entity_keys[first:end], strict=True) if pair[0] not in there
+                ]
+                commit.add_identities(self._timeline.id, new)
+            first = end
 
     def _commit(self, part: _Part, chunk: Delivered, *, is_first: bool, is_last: bool) -> None:
         timeline, layout = self._timeline.id, self._layout
@@ -279,6 +306,24 @@ def by_home(delivered: Delivered) -> tuple[I64, I64]:
     order = np.lexsort((row, home[row]))
     ordered = row[order]
     return order, np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])) if len(order) else order
+
+
+def pairs_by_row(delivered: Delivered) -> tuple[list[bytes], list[bytes]]:
+    """The distinct (row, own entity) pairs of the changes, by row key."""
+    changes = delivered.changes
+    own = np.flatnonzero(changes.entity >= 0)
+    encoded = changes.row_key.take(pa.array(own)).dictionary_encode()
+    keys = encoded.dictionary.to_pylist()
+    place = np.empty(len(keys), np.int64)
+    by_key = sorted(range(len(keys)), key=keys.__getitem__)
+    place[by_key] = np.arange(len(keys))
+    entities = max(1, len(changes.entities))
+    row = place[encoded.indices.to_numpy(zero_copy_only=False)]
+    pairs = np.unique(row * entities + changes.entity[own])
+    return (
+        [keys[by_key[at]] for at in (pairs // entities).tolist()],
+        [changes.entities[at] for at in (pairs % entities).tolist()],
+    )
 
 
 def _cut_after(cuts: I64, wanted: int, rows: int) -> int:

@@ -210,7 +210,8 @@ def standing(known: Known, timeline_version_id: int, layout: ChangeLayout, row_k
     table, counts = reader(layout.stored).read([one for some in payloads.values() for one in some])
     owner = np.repeat(np.repeat(np.arange(len(payloads)), [len(some) for some in payloads.values()]), counts)
     of_row = pa.array(list(chosen), HASH)
-    expected = np.array([number[entity] for entity in chosen.values()], np.int64)
+    # A row may be in a timeline that holds nothing yet.
+    expected = np.array([number.get(entity, -1) for entity in chosen.values()], np.int64)
     ids = hash_array(content_hash(table, layout.primary_key))
     place = pc.fill_null(pc.index_in(ids, value_set=of_row), -1).to_numpy(zero_copy_only=False)
     wanted = (place >= 0) & (expected[place] == owner)
