@@ -307,7 +307,8 @@ class FeatureStore:
         self.close()
 
     def _url(self) -> str | Path:
-        url = self.settings.store.url
+        # A path in a URL is relative to the project too, wherever the process was started.
+        url = self.settings.store.url.removeprefix("sqlite:///")
         return url if "://" in url else self.root / url
 
     def _store_exists(self) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings import SettingsError as UnreadableError
 
 from featurestore.errors import SettingsError
 
@@ -24,7 +25,9 @@ class StoreSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     url: str = Field(
-        ".featurestore/store.db", description="a path, relative to the project, or a database URL"
+        ".featurestore/store.db",
+        min_length=1,
+        description="a path, relative to the project, or a database URL",
     )
 
 
@@ -91,6 +94,11 @@ def load(root: Path) -> Settings:
             ) from None
     try:
         return Settings(**values)
+    except UnreadableError as error:
+        raise SettingsError(
+            f"a FEATURESTORE_* variable can't be read: {error}",
+            hint="one setting of a section is written with two underscores: FEATURESTORE_SERVING__PORT=8080",
+        ) from None
     except ValidationError as error:
         problem = error.errors()[0]
         name = ".".join(str(part) for part in problem["loc"])

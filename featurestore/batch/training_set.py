@@ -80,7 +80,7 @@ class TrainingSet:
         """Write the table, and its manifest beside it; returns the manifest's path. Equal inputs give equal
         bytes."""
         path = Path(path)
-        if not path.name or (path.exists() and not path.is_file()):
+        if not path.name or (os.path.exists(path) and not os.path.isfile(path)):
             raise SpineError(f'training set can\'t be written to "{path}": it is no file', hint=_A_FILE)
         # A half-written file never stands under the name asked for.
         part = path.with_name(f".{path.name}.part")

@@ -7,6 +7,7 @@ and now() is read at the library's facade, never in the kernel.
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
@@ -73,7 +74,8 @@ def run(arguments: Sequence[str]) -> int:
     try:
         command_line = typer.main.get_command(app)
         code = command_line.main(list(arguments), prog_name="featurestore", standalone_mode=False)
-        sys.stdout.flush()
+        if sys.stdout is not None:  # None: the process was started with it closed
+            sys.stdout.flush()
     except UsageError as error:
         report_error(error.fact, error.hint)
         return 2
@@ -91,8 +93,17 @@ def run(arguments: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED
     except OSError as error:
-        if error.filename is None:
-            raise
-        report_error(f'"{error.filename}": {(error.strerror or str(error)).lower()}', None)
+        fact = (error.strerror or str(error)).lower()
+        if error.filename is not None:
+            report_error(f'"{error.filename}": {fact}', "look at the path and at what may be done there")
+        else:
+            _leave_stdout()
+            report_error(f"the output can't be written: {fact}", "look at where it goes")
         return 1
     return code if isinstance(code, int) else 0
+
+
+def _leave_stdout() -> None:
+    """Let nothing more be written to where writing fails, so that the interpreter can end quietly."""
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

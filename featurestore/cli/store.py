@@ -85,4 +85,4 @@ def _done(what: str, *, view: str, version: str, as_json: bool) -> None:
     if as_json:
         write_json({"done": what, "view": view, "version": version})
     else:
-        say(f"{what} {view}@{version}")
+        say(f"{what} {view}@{version.removeprefix(f'{view}@')}")

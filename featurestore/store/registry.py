@@ -59,9 +59,14 @@ class Registry:
         found = self.versions.get(name) if "@" in name else self.current.get(name)
         if found is not None:
             return found
-        filling = [view for view in self.versions.values() if view.plan.name == name]
-        if filling and "@" not in name:
+        kept = [view for view in self.versions.values() if view.plan.name == name]
+        if any(view.version.state == "filling" for view in kept):
             raise RequestError(f'feature view "{name}" is not filled yet', hint='run "featurestore backfill"')
+        if kept:
+            raise UnknownNameError(
+                f'feature view "{name}" is no longer declared',
+                hint=f"versions that are kept: {', '.join(view.label for view in kept)}",
+            )
         known = self.versions if "@" in name else self.current
         raise UnknownNameError(
             f'no feature view "{name}"', hint=suggestion(name, known, what="feature views")
@@ -180,6 +185,8 @@ def _reason(old: Definition, new: Definition) -> str:
         for parts, verb in ((added, "added"), (removed, "removed"), (changed, "changed"))
         if parts
     ]
+    if not texts and list(before) != list(after):
+        return "its order changed"
     return "; ".join(texts) or "the types it reads changed"
 
 
@@ -200,9 +207,7 @@ def changes(registry: Registry, desired: Desired) -> list[Change]:
         elif old.fingerprint != new.fingerprint:
             made.append(Change(*key, "changed", _reason(old, new), backfill))
         elif old.payload != new.payload:
-            made.append(
-                Change(*key, "unchanged", "description, tags or owner edited: the version stays", backfill)
-            )
+            made.append(Change(*key, "unchanged", "edited, but means the same: the version stays", backfill))
         else:
             made.append(Change(*key, "unchanged", "", backfill))
     made.extend(
