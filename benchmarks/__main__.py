@@ -1,4 +1,5 @@
-"""All benchmarks, one after the other: ``python -m benchmarks [NAME ...]``; each says its own options with --help."""
+"""All benchmarks, one after the other: ``python -m benchmarks [NAME ...]``; each says its own options with
+--help."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
 """The benchmarks' data: made once from a seed, kept in a directory of the reader's choice.
 
-events.parquet: 10M events of 100k entities over 100 days. corrected.parquet: the same with ids, 0.1 % of them delivered
-again and 0.1 % corrected. features.parquet: 10M rows of five float columns, for latest-value joins. spine.parquet: 1M
-rows, 2 % of unknown entities.
+events.parquet: 10M events of 100k entities over 100 days. corrected.parquet: the same with ids, 0.1 % of them
+delivered again and 0.1 % corrected. features.parquet: 10M rows of five float columns, for latest-value joins.
+spine.parquet: 1M rows, 2 % of unknown entities.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ DAYS = 100
 DAY_US = 86_400_000_000
 
 
-def make(directory: Path, *, events: int = 10_000_000, entities: int = 100_000, spine: int = 1_000_000) -> Path:
+def make(
+    directory: Path, *, events: int = 10_000_000, entities: int = 100_000, spine: int = 1_000_000
+) -> Path:
     """The data for these sizes, made if it isn't there yet."""
     place = directory / f"{events}-{entities}-{spine}"
     if (place / "done").exists():
@@ -33,7 +35,11 @@ def make(directory: Path, *, events: int = 10_000_000, entities: int = 100_000, 
     def times(count: int) -> np.ndarray:  # type: ignore[type-arg]
         return START_US + draw.integers(0, DAYS * DAY_US, count)
 
-    entity, happened, amount = draw.integers(0, entities, events), times(events), draw.gamma(2.0, 30.0, events)
+    entity, happened, amount = (
+        draw.integers(0, entities, events),
+        times(events),
+        draw.gamma(2.0, 30.0, events),
+    )
     write("events.parquet", {"entity_id": entity, "ts": pa.array(happened).cast(us), "amount": amount})
     again = draw.integers(0, events, events // 1000)
     corrected = draw.integers(0, events, events // 1000)

@@ -2,10 +2,10 @@
 
     python -m benchmarks.training_set [--data DIR] [--rounds 3] [--events 10000000]
 
-Each contender runs in a process of its own, warm (imports done, kernel loaded); the rounds go through all contenders in
-turn, and the medians of their times and peaks are compared. What ours does beside the values (hashes of the log's files,
-the manifest, its content hash) is in its time. Every result is compared with the oracle on 1,000 spine rows, float sums
-bit for bit.
+Each contender runs in a process of its own, warm (imports done, kernel loaded); the rounds go through all
+contenders in turn, and the medians of their times and peaks are compared. What ours does beside the values
+(hashes of the log's files, the manifest, its content hash) is in its time. Every result is compared with the
+oracle on 1,000 spine rows, float sums bit for bit.
 
 Last run: see benchmarks/README.md.
 """
@@ -49,8 +49,8 @@ def ours(place: Path, log: str, features: str, *, identified: bool = False) -> p
         source = f"""
 from featurestore import Entity, EventSource, FeatureView, Parquet, agg
 entity = Entity("entity", key="entity_id")
-source = EventSource("source", log=Parquet({str(place / log)!r}), event_time="ts", id={"id" if identified else None!r})
-view = FeatureView("view", entity, source, [{features}])
+source = EventSource("source", log=Parquet({str(place / log)!r}), event_time="ts", id={"id" if identified else
+None!r}) view = FeatureView("view", entity, source, [{features}])
 """
         Path(directory, "features.py").write_text(source)
         store = FeatureStore(directory)
@@ -81,14 +81,16 @@ def sql(query: str) -> pa.Table:
 
 
 def ranges(place: Path, log: str) -> str:
-    """Windows by hand: spine and events in one relation, a RANGE frame a window, a microsecond short of the row itself."""
+    """Windows by hand: spine and events in one relation, a RANGE frame a window, a microsecond short of the
+    row itself."""
     frames = ", ".join(
         f"w{name} AS (PARTITION BY entity_id ORDER BY ts RANGE BETWEEN INTERVAL '{span}' PRECEDING "
         "AND INTERVAL '1 microsecond' PRECEDING)"
         for name, span in INTERVALS.items()
     )
     values = ", ".join(
-        f"count(amount) OVER w{name} AS view__count_{name}, sum(amount) OVER w{name} AS view__amount_sum_{name}"
+        f"count(amount) OVER w{name} AS view__count_{name}, "
+        f"sum(amount) OVER w{name} AS view__amount_sum_{name}"
         for name in WINDOWS
     )
     return f"""SELECT * FROM (
@@ -197,7 +199,9 @@ def run(name: str, place: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--data", type=Path, default=Path(tempfile.gettempdir()) / "featurestore-benchmarks")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=10_000_000)

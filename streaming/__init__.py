@@ -1,1 +1,2 @@
-"""Stream workers: a thin shell that polls, decodes, steps and writes; not built yet (see docs/architecture.md)."""
+"""Stream workers: a thin shell that polls, decodes, steps and writes; not built yet (see
+docs/architecture.md)."""

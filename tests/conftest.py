@@ -1,4 +1,5 @@
-"""What every test shares: Hypothesis profiles. `ci` repeats itself exactly, `dev` explores, `slow` explores for long."""
+"""What every test shares: Hypothesis profiles. `ci` repeats itself exactly, `dev` explores, `slow` explores
+for long."""
 
 from __future__ import annotations
 

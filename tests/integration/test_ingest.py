@@ -166,7 +166,8 @@ def test_what_can_not_be_pushed_is_refused_with_the_way_out(tmp_path: Path, stor
         store.ingest("transactions", {"transaction_id": "t1"})
     (tmp_path / "features.py").write_text(
         (tmp_path / "features.py").read_text().split("activity = ")[0]
-        + 'clicks = EventSource("clicks", log=Parquet("data/*.parquet"), event_time="ts", id="transaction_id")\n'
+        + 'clicks = EventSource("clicks", log=Parquet("data/*.parquet"), '
+        'event_time="ts", id="transaction_id")\n'
     )
     with FeatureStore(tmp_path) as again:
         again.apply()

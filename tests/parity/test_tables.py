@@ -1,7 +1,7 @@
 """Mutable tables: the kernel answers as the oracle does, bit for bit, over generated mutation histories.
 
-Every history is asked for every operation, at instants on, just before and just after every boundary, with ``known_at``
-absent, an instant and "as_of".
+Every history is asked for every operation, at instants on, just before and just after every boundary, with
+``known_at`` absent, an instant and "as_of".
 """
 
 from __future__ import annotations
