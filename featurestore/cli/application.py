@@ -95,7 +95,7 @@ def run(arguments: Sequence[str]) -> int:
     except OSError as error:
         fact = (error.strerror or str(error)).lower()
         if error.filename is not None:
-            report_error(f'"{error.filename}": {fact}', "look at the path and at what may be done there")
+            report_error(f'"{error.filename}": {fact}', None)
         else:
             _leave_stdout()
             report_error(f"the output can't be written: {fact}", "look at where it goes")

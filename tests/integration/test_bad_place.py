@@ -332,7 +332,6 @@ def test_a_command_line_that_can_not_be_run_has_exit_code_2(root: Path, argument
             'spine: log file "absent.csv" does not exist',
         ),
         (("init", "."), 'project ".": features.py is already there'),
-        (("init", "features.py/x"), '"features.py/x": not a directory'),
     ],
 )
 def test_a_name_that_nothing_has_is_answered_with_what_there_is(
