@@ -40,7 +40,6 @@ from featurestore.store import SEGMENT_LEVEL, LoadedFile, Store, TimelineVersion
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
 from featurestore.store.placement import Placement, placement
-from featurestore.store.table_sources import declared
 
 I64 = NDArray[np.int64]
 
@@ -94,6 +93,7 @@ class ChangeFill:
         self._chunk_rows = FIRST_CHUNK_ROWS
         self._done_rows = self._total_rows = 0
         assert plan.source.changes is not None
+        self._declared = plan.source.changes.declared
         self._alone = plan.source.changes.format in ALONE
         self._what = f"{plan.source.name} by {plan.entity.name}"
         self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
@@ -138,7 +138,7 @@ class ChangeFill:
             rows: Counter[str] = Counter()
             left = {file.shown: file for file in todo}
             for changes in read_changes(
-                declared(source), self._plan.entity.keys, source.schema, self._root, todo
+                self._declared, self._plan.entity.keys, source.schema, self._root, todo
             ):
                 file = changes.file
                 if self._alone and current is not None and file is not None and file.shown != current.shown:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,10 +18,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, RowError, UnknownNameError, suggestion
 from featurestore.kernel.changes import OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
-from featurestore.kernel.roles import Roles
+from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.kernel.versions import single
 from featurestore.log.cast import cast_rows, cast_table
 from featurestore.log.cells import cells_of
@@ -41,7 +42,6 @@ from featurestore.store.records import DELTA_LEVEL, TimelineVersion
 from featurestore.store.registry import Registry, read_registry
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
-from featurestore.store.table_sources import declared
 
 PARTITION = "arrivals"
 KEYLESS = 3
@@ -248,9 +248,22 @@ def _good_changes(
             out = {number for number, _ in refused}
             numbers = numbers[[number not in out for number in numbers.tolist()]]
         raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
-    made = flat_changes(raw, declared(plan, format="flat"), (), plan.schema)
+    made = flat_changes(raw, _flat(plan), (), plan.schema)
     refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
     return Push(made.table, sorted(refused), made.ignored)
+
+
+def _flat(plan: SourcePlan) -> TableSource:
+    """The source as if its log were flat rows of the columns that it has."""
+    roles = plan.roles
+    assert plan.changes is not None and isinstance(roles, ChangeRoles)
+    return replace(
+        plan.changes.declared,
+        format="flat",
+        changed_at=roles.changed_at,
+        position=roles.position,
+        columns=None,
+    )
 
 
 def _given(plan: SourcePlan) -> Sequence[str]:
