@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,8 +38,7 @@ from featurestore.plan.nodes import ViewPlan
 from featurestore.store import SEGMENT_LEVEL, LoadedFile, Store, TimelineVersion
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
-from featurestore.store.placement import Placement, placement
-from featurestore.store.table_sources import declared
+from featurestore.store.placement import Placement, distinct, placement
 
 I64 = NDArray[np.int64]
 
@@ -93,6 +92,7 @@ class ChangeFill:
         self._chunk_rows = FIRST_CHUNK_ROWS
         self._done_rows = self._total_rows = 0
         assert plan.source.changes is not None
+        self._declared = plan.source.changes.declared
         self._alone = plan.source.changes.format in ALONE
         self._what = f"{plan.source.name} by {plan.entity.name}"
         self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
@@ -137,7 +137,7 @@ class ChangeFill:
             rows: Counter[str] = Counter()
             left = {file.shown: file for file in todo}
             for changes in read_changes(
-                declared(source), self._plan.entity.keys, source.schema, self._root, todo
+                self._declared, self._plan.entity.keys, source.schema, self._root, todo
             ):
                 file = changes.file
                 if self._alone and current is not None and file is not None and file.shown != current.shown:
@@ -217,7 +217,9 @@ class ChangeFill:
                 end += 1
             some = row_keys[first:end]
             with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-                there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
+                there: Mapping[bytes, Sequence[bytes]] = {}
+                if commit.has_identities(self._timeline.id, first=some[0], last=some[-1]):
+                    there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
                 new = [
                     pair for pair in zip(some, entity_keys[first:end], strict=True) if pair[0] not in there
                 ]
@@ -319,7 +321,7 @@ def pairs_by_row(delivered: Delivered) -> tuple[list[bytes], list[bytes]]:
     place[by_key] = np.arange(len(keys))
     entities = max(1, len(changes.entities))
     row = place[encoded.indices.to_numpy(zero_copy_only=False)]
-    pairs = np.unique(row * entities + changes.entity[own])
+    pairs = distinct(row * entities + changes.entity[own])
     return (
         [keys[by_key[at]] for at in (pairs // entities).tolist()],
         [changes.entities[at] for at in (pairs % entities).tolist()],

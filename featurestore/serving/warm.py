@@ -18,11 +18,12 @@ from featurestore.dsl.feature_view import FeatureView
 from featurestore.dsl.log import CSV
 from featurestore.dsl.source import EventSource
 from featurestore.dtypes import parse
+from featurestore.kernel.changes import DELETE, OPERATION_COLUMN, TRUNCATE, UPSERT, change_timeline
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.evaluate import answer
 from featurestore.kernel.operations import OPERATIONS, Operation
 from featurestore.kernel.questions import questions
-from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.roles import ChangeRoles, KnownAt
 from featurestore.kernel.versions import HASH_COLUMN, timeline
 from featurestore.plan.compile import source_plan, view_plan
 from featurestore.plan.nodes import ViewPlan
@@ -38,6 +39,15 @@ _INPUTS: Mapping[str, tuple[str, list[object]]] = {
     "string": ("string", ["a", "b"]),
     "timestamp": ("timestamp", [1, 2]),
 }
+_CHANGES = ChangeRoles(
+    primary_key=("id",),
+    changed_at="ts",
+    position=("id",),
+    event_time="ts",
+    available_at=None,
+    order_by=None,
+    content=(),
+)
 _PARAMETERS = {"k": 2, "q": 0.5, "order": "a_float64"}
 
 
@@ -88,3 +98,8 @@ def warm() -> None:
             made, _ = timeline(facts, np.zeros(facts.num_rows, np.int64), 1, plan.source.events, known_at)
             for one in answer(plan.features, made, facts, asked, latest=True).answers:
                 json_values(one.values, one.feature.dtype)
+    operations = pa.array([UPSERT, UPSERT, DELETE, TRUNCATE])
+    for known_at in horizons:
+        changes = twice.append_column(OPERATION_COLUMN, operations)
+        made, _ = change_timeline(changes, np.array([0, 0, 0, -1]), 1, _CHANGES, known_at, delay_us=0)
+        answer(plan.features[:1], made, changes, asked, latest=True)

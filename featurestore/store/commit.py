@@ -88,6 +88,11 @@ class Commit:
         """Row key -> the entities whose timelines the row has been in, this commit's own included."""
         return read_identities(self._raw, timeline_version_id, row_keys)
 
+    def has_identities(self, timeline_version_id: int, *, first: bytes, last: bytes) -> bool:
+        """Whether any row with a key in ``[first, last]`` is in the index."""
+        found = self._raw.execute(sqlite.ANY_IDENTITY, (timeline_version_id, first, last)).fetchone()
+        return found is not None
+
     def truncates(self, timeline_version_id: int) -> list[Truncate]:
         """The truncates of a timeline version's table, this commit's own included."""
         return read_truncates(self._raw, timeline_version_id)

@@ -7,22 +7,23 @@ Time: times are read as in the source's log; a missing ``available_at`` stays nu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, RowError, suggestion
 from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.kernel.roles import ChangeRoles
 from featurestore.log.cast import cast_rows, cast_table
 from featurestore.log.cells import cells_of
 from featurestore.log.changes import flat_changes
 from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.pushed_files import pushed_tables
-from featurestore.store.table_sources import declared
 
 # 5,000 rows of a file take some 20 ms, so that others get their turn.
 CHUNK_ROWS = 5_000
@@ -116,9 +117,22 @@ def _good_changes(
             out = {number for number, _ in refused}
             numbers = numbers[[number not in out for number in numbers.tolist()]]
         raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
-    made = flat_changes(raw, declared(plan, format="flat"), (), plan.schema)
+    made = flat_changes(raw, _flat(plan), (), plan.schema)
     refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
     return Push(made.table, sorted(refused), made.ignored)
+
+
+def _flat(plan: SourcePlan) -> TableSource:
+    """The source as if its log were flat rows of the columns that it has."""
+    roles = plan.roles
+    assert plan.changes is not None and isinstance(roles, ChangeRoles)
+    return replace(
+        plan.changes.declared,
+        format="flat",
+        changed_at=roles.changed_at,
+        position=roles.position,
+        columns=None,
+    )
 
 
 def _given(plan: SourcePlan) -> Sequence[str]:

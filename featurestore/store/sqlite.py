@@ -49,6 +49,9 @@ def _read_identities(keys: int) -> str:
     )
 
 
+ANY_IDENTITY = (
+    "SELECT 1 FROM identities WHERE timeline_version_id = ? AND row_key >= ? AND row_key <= ? LIMIT 1"
+)
 INSERT_IDENTITIES = "INSERT INTO identities (timeline_version_id, row_key, entity_key) VALUES (?, ?, ?)"
 READ_TRUNCATES = (
     "SELECT position, changed_at, available_at FROM truncates WHERE timeline_version_id = ? ORDER BY id"

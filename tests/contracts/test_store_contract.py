@@ -28,6 +28,7 @@ from featurestore.store import (
     SegmentRow,
     Sizes,
     Store,
+    Truncate,
 )
 
 # PostgreSQL joins here: a function from a temporary directory to the URL of an empty store.
@@ -443,3 +444,36 @@ def test_law_4_a_writer_killed_at_any_moment_leaves_whole_commits_and_loses_none
             assert len(found[b"000"]) == commits == len(snapshot.arrivals("transactions"))
             assert snapshot.counters()[CounterKey("transactions", "", "accepted")] == 50 * commits
             assert snapshot.last_arrival == 50 * commits
+
+
+def test_a_row_is_in_the_timelines_that_it_was_put_in_and_in_nobody_elses(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    with store.commit("ingest", now_us=1) as commit:
+        commit.add_identities(timeline, [(b"r1", b"c2"), (b"r1", b""), (b"r2", b"c1")])
+        commit.add_identities(other, [(b"r1", b"c9")])
+        assert commit.identities(timeline, [b"r1"]) == {b"r1": [b"", b"c2"]}
+    rows = [b"r%d" % number for number in range(2000)]
+    with store.snapshot() as snapshot:
+        assert snapshot.identities(timeline, rows) == {b"r1": [b"", b"c2"], b"r2": [b"c1"]}
+        assert snapshot.identities(timeline, []) == {}
+    with store.commit("sweep", now_us=2) as commit:
+        assert commit.remove_identities(timeline, rows=2) == 2
+        assert commit.remove_identities(timeline, rows=2) == 1
+        assert commit.remove_identities(timeline, rows=2) == 0
+    with store.snapshot() as snapshot:
+        assert snapshot.is_empty(timeline) and not snapshot.is_empty(other)
+
+
+def test_truncates_are_those_of_one_timeline_version_and_go_with_it(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    truncates = [Truncate((1, 2**62), 5, None), Truncate((0, -1), 3, 4)]
+    with store.commit("ingest", now_us=1) as commit:
+        commit.add_truncates(timeline, truncates)
+        commit.add_truncates(other, [])
+        assert commit.truncates(timeline) == truncates
+    with store.snapshot() as snapshot:
+        assert snapshot.truncates(timeline) == truncates and snapshot.truncates(other) == []
+    with store.commit("sweep", now_us=2) as commit:
+        commit.remove_identities(timeline, rows=1)
+    with store.snapshot() as snapshot:
+        assert snapshot.truncates(timeline) == []

@@ -78,7 +78,7 @@ def test_the_store_answers_as_the_whole_log_does(empty_store: Path, data: st.Dat
     asked = [one for one in data.draw(generated.questions(history)) if one.as_of is not None]
     with project(empty_store, view, history.schema) as made, pytest.MonkeyPatch.context() as patched:
         rows = data.draw(st.sampled_from([1, 4, 20_000]))
-        for name in ("FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS", "REGISTERED_ROWS"):
+        for name in ("FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS", "REGISTERED_ROWS", "PART_ROWS"):
             patched.setattr(change_fill, name, rows)
         deliver(data, made, history)
         if asked:
