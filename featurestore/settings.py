@@ -37,7 +37,6 @@ class EngineSettings(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     threads: int = Field(0, ge=0, le=256, description="threads of the kernel; 0 = one a core")
-    memory_limit: str = Field("", description='DuckDB\'s memory limit, as "4GB"; empty = its default')
 
 
 class ServingSettings(BaseModel):

@@ -78,7 +78,6 @@ def backfill(
         _begin_rebuild(store, root, chosen, now)
     filled = []
     for timeline, plan in _targets(store, chosen):
-        _check_types(timeline, plan)
         kind = ChangeFill if is_table(timeline) else Fill
         fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads)
         report = fill.run()
@@ -109,18 +108,6 @@ def _check_applied(registry: Registry, plan: ViewPlan) -> None:
     else:
         return
     raise BackfillError(f'feature view "{plan.name}" {fact}', hint='run "featurestore apply"')
-
-
-def _check_types(timeline: TimelineVersion, plan: ViewPlan) -> None:
-    """Content hashes of one column in two types never agree, so that a duplicate would pass for a
-    correction."""
-    for name, dtype in plan.source.columns:
-        held = timeline.columns.get(name)
-        if held is not None and held != str(dtype):
-            raise BackfillError(
-                f'source "{plan.source.name}": the store holds column "{name}" as {held}, it is {dtype} now',
-                hint="declare the type that it had, columns={...}, or run the backfill with --rebuild",
-            )
 
 
 def _filling(registry: Registry, plan: ViewPlan) -> AppliedView | None:

@@ -66,7 +66,6 @@ SETTINGS_TOML = """\
 
 [engine]
 # threads = 0  # of the kernel; 0: one a core
-# memory_limit = ""  # DuckDB's, such as "4GB"; empty: its own default
 
 [serving]
 # host = "127.0.0.1"  # this machine only

@@ -119,7 +119,7 @@ class ViewPlan:
         source = self.source
         return fingerprint(
             {
-                **_parts(source.roles),
+                **_parts(source),
                 **({} if source.changes is None else {"changes": repr(source.changes)}),
                 "source": source.name,
                 "log": None if source.log is None else repr(source.log),
@@ -144,10 +144,12 @@ class ViewPlan:
         )
 
 
-def _parts(roles: Roles | ChangeRoles) -> dict[str, object]:
-    """The columns that play a part in every fact; in which order content names its columns means nothing."""
+def _parts(source: SourcePlan) -> dict[str, object]:
+    """The columns that play a part in every fact, and the types of those that are content; the order in which
+    it names them means nothing."""
+    roles, schema = source.roles, source.schema
     parts = {part.name: getattr(roles, part.name) for part in fields(roles)}
-    return {**parts, "content": sorted(roles.content)}
+    return {**parts, "content": [[name, str(schema.get(name, ""))] for name in sorted(roles.content)]}
 
 
 @dataclass(frozen=True)

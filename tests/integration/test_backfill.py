@@ -225,7 +225,7 @@ def test_a_feature_over_stored_columns_needs_no_backfill(tmp_path: Path):
         assert store.backfill().counts.total() == 0
 
 
-def test_a_column_of_another_type_asks_for_a_rebuild(tmp_path: Path):
+def test_a_column_of_another_type_makes_a_new_version(tmp_path: Path):
     declared = """
 from featurestore import CSV, Entity, EventSource, FeatureView, agg
 columns = {"k": "string", "ts": "timestamp", "x": "X"}
@@ -237,10 +237,9 @@ view = FeatureView("v", entity=Entity("k", key="k"), source=source, features=[ag
     with opened(tmp_path) as store:
         store.backfill()
     (tmp_path / "features.py").write_text(declared.replace('"X"', '"float64"'))
+    # Content hashes of one column in two types never agree: a duplicate would pass for a correction.
     with opened(tmp_path) as store:
-        with pytest.raises(BackfillError, match=r'"x" as int64, it is float64(.|\n)*--rebuild'):
-            store.backfill()
-        (report,) = store.backfill(rebuild=True).timelines
+        (report,) = store.backfill().timelines
         assert report.switched == ["v@2"]
 
 

@@ -111,7 +111,7 @@ MEANING = {
     "key": (edited('key="card"', 'key="id"'), "facts changed", True),
     "columns": (edited('version="n"', 'version="n", columns=["amount"]'), "facts changed", True),
     "type": (edited('version="n"', 'version="n", columns={"amount": "decimal(9, 2)", "known": "timestamp"}'),
-             'feature "count_1d", feature "amount_sum" changed', True),
+             'feature "count_1d", feature "amount_sum", facts changed', True),
 }  # fmt: skip
 
 
