@@ -47,6 +47,7 @@ _TOLD = {
     "duplicate": "duplicates",
     "keyless": "without an entity key",
     "rejected": "rejected",
+    "ignored": "ignored",
 }
 REBUILD = "run the backfill with --rebuild to fill a new version from the log as it is now"
 
