@@ -19,6 +19,7 @@ _TOLD = {
     "duplicate": "duplicates",
     "keyless": "without an entity key",
     "rejected": "rejected",
+    "ignored": "ignored",
 }
 
 
