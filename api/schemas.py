@@ -103,6 +103,7 @@ class ExplainedFact(msgspec.Struct):
     available_at: str | None
     input: Any = None
     order: Any = None
+    changed_at: str | None = None
 
 
 class ExplainResponse(msgspec.Struct):

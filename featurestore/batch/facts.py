@@ -97,13 +97,13 @@ class Reader:
                 parts.append(part.table if source.changes is not None else part.table.select(list(schema)))
                 reasons.update(part.reasons)
                 keyless += part.keyless
+            if source.changes is not None:
+                schema = {**schema, OPERATION: INT64}
             arrived, last = self._arrivals(source.name, schema, parts)
             hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
         if source.changes is None:
             # A change without a key still ends the one before it.
             keyless += _drop_keyless(parts, view.entity.keys, arrived)
-        else:
-            schema = {**schema, OPERATION: INT64}
         table = pa.concat_tables(parts).combine_chunks() if parts else _nothing(schema)
         if not table.num_rows:
             table = _nothing(schema)
