@@ -49,8 +49,9 @@ def ours(place: Path, log: str, features: str, *, identified: bool = False) -> p
         source = f"""
 from featurestore import Entity, EventSource, FeatureView, Parquet, agg
 entity = Entity("entity", key="entity_id")
-source = EventSource("source", log=Parquet({str(place / log)!r}), event_time="ts", id={"id" if identified else
-None!r}) view = FeatureView("view", entity, source, [{features}])
+log = Parquet({str(place / log)!r})
+source = EventSource("source", log=log, event_time="ts", id={"id" if identified else None!r})
+view = FeatureView("view", entity, source, [{features}])
 """
         Path(directory, "features.py").write_text(source)
         store = FeatureStore(directory)

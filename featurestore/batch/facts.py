@@ -41,12 +41,12 @@ ORDER_SENSITIVE = frozenset({"first", "last", "first_k", "last_k", "min_by", "ma
 class Facts:
     """The versions of one source that belong to an entity.
 
-    ``codes`` int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel needs
-    here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
+    ``codes`` int32 or int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel
+    needs here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
     """
 
     table: pa.Table
-    codes: NDArray[np.int64]
+    codes: NDArray[np.int32] | NDArray[np.int64]
     index: KeyIndex
     roles: Roles | ChangeRoles
     rejected: int
@@ -100,14 +100,19 @@ class Reader:
             if source.changes is not None:
                 schema = {**schema, OPERATION: INT64}
             arrived, last = self._arrivals(source.name, schema, parts)
+            if source.changes is None:
+                # A change without a key still ends the one before it.
+                keyless += _drop_keyless(parts, view.entity.keys, arrived)
+            whole = pa.concat_tables(parts) if parts else _nothing(schema)
+            # Keys are numbered on the other core while the rest is brought together.
+            numbered = aside.submit(key_index, [whole.column(key) for key in view.entity.keys])
+            columns = [
+                whole.column(name) if name in view.entity.keys else _single(whole, name)
+                for name in whole.column_names
+            ]
+            table = pa.Table.from_arrays(columns, schema=whole.schema)
+            index, codes = numbered.result()
             hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
-        if source.changes is None:
-            # A change without a key still ends the one before it.
-            keyless += _drop_keyless(parts, view.entity.keys, arrived)
-        table = pa.concat_tables(parts).combine_chunks() if parts else _nothing(schema)
-        if not table.num_rows:
-            table = _nothing(schema)
-        index, codes = key_index([_single(table, key) for key in view.entity.keys])
         return Facts(
             table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
         )

@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 I64 = NDArray[np.int64]
+Codes = NDArray[np.int32] | NDArray[np.int64]
 
 
 @dataclass(frozen=True)
@@ -38,32 +39,39 @@ def _found(column: pa.Array, values: pa.Array) -> I64:
     return made
 
 
-def key_index(columns: Sequence[pa.Array]) -> tuple[KeyIndex, I64]:
+def key_index(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[KeyIndex, Codes]:
     """An index of the keys in ``columns``, one array a key column, and each row's number: -1 where a key is
     null."""
     values: list[pa.Array] = []
     pairs: list[pa.Array] = []
-    code: I64 | None = None
+    code: Codes | None = None
     for column in columns:
-        encoded = pc.dictionary_encode(column)
-        values.append(encoded.dictionary)
-        part = _numbers(encoded)
+        dictionary, part = _encoded(column)
+        values.append(dictionary)
         if code is None:
             code = part
             continue
         missing = (code < 0) | (part < 0)
-        pair = pa.array(code * len(encoded.dictionary) + part, mask=missing if missing.any() else None)
-        both = pc.dictionary_encode(pair)
-        pairs.append(both.dictionary)
-        code = _numbers(both)
+        both = code.astype(np.int64) * len(dictionary) + part
+        pair, code = _encoded(pa.array(both, mask=missing if missing.any() else None))
+        pairs.append(pair)
     assert code is not None
     entities = len(pairs[-1]) if pairs else len(values[0])
     return KeyIndex(entities, tuple(values), tuple(pairs)), code
 
 
-def _numbers(encoded: pa.DictionaryArray) -> I64:
-    indices = encoded.indices
-    if indices.null_count:
-        indices = pc.fill_null(indices, -1)
-    made: I64 = indices.to_numpy(zero_copy_only=False).astype(np.int64)
-    return made
+def _encoded(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Codes]:
+    """The distinct values of a column, and each row's place among them."""
+    encoded = pc.dictionary_encode(column)
+    chunks = [encoded]
+    if isinstance(encoded, pa.ChunkedArray):
+        chunks = encoded.unify_dictionaries().chunks
+    if not chunks:
+        return pa.array([], column.type), np.empty(0, np.int32)
+    codes = np.empty(len(column), np.int32)
+    filled = 0
+    for chunk in chunks:
+        indices = pc.fill_null(chunk.indices, -1) if chunk.null_count else chunk.indices
+        codes[filled : filled + len(chunk)] = indices.to_numpy(zero_copy_only=False)
+        filled += len(chunk)
+    return chunks[0].dictionary, codes

@@ -19,13 +19,16 @@ from featurestore.kernel.compiled import compiled, inlined
 I64 = NDArray[np.int64]
 U64 = NDArray[np.uint64]
 Bools = NDArray[np.bool_]
+Codes = NDArray[np.int32] | NDArray[np.int64]
 
 READ = "Array(int64, 1, 'C', True)"
 """An int64 array that a loop only reads: what Arrow lends as well as what NumPy owns."""
 
 
-@compiled(f"Tuple((i8[::1], i8[::1]))({READ}, i8)")
-def _grouped(codes: I64, entities: int) -> tuple[I64, I64]:
+@compiled(
+    [f"Tuple((i8[::1], i8[::1]))({READ}, i8)", "Tuple((i8[::1], i8[::1]))(Array(int32, 1, 'C', True), i8)"]
+)
+def _grouped(codes: Codes, entities: int) -> tuple[I64, I64]:
     offsets = np.zeros(entities + 1, np.int64)
     for i in range(len(codes)):
         if codes[i] >= 0:
@@ -152,11 +155,11 @@ def shared_out(
         done.result()
 
 
-def grouped(codes: I64, entities: int) -> tuple[I64, I64]:
+def grouped(codes: Codes, entities: int) -> tuple[I64, I64]:
     """Rows by entity: offsets int64[entities + 1] and the row numbers, in the log's order within an entity.
 
-    ``codes`` is int64[rows], 0 to entities - 1; a row with a negative code belongs to no entity and is left
-    out.
+    ``codes`` is int32 or int64[rows], 0 to entities - 1; a row with a negative code belongs to no entity and
+    is left out.
     """
     offsets, order = _grouped(codes, entities)
     return offsets, order

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import I64, READ, Bools, grouped, shared_out, sort_blocks, ties
+from featurestore.kernel.blocks import I64, READ, Bools, Codes, grouped, shared_out, sort_blocks, ties
 from featurestore.kernel.compiled import compiled, inlined
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.roles import ChangeRoles, KnownAt
@@ -198,7 +198,7 @@ def _by_content(
 
 def change_timeline(
     table: pa.Table,
-    codes: I64,
+    codes: Codes,
     entities: int,
     roles: ChangeRoles,
     known_at: KnownAt,

@@ -13,7 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pyarrow as pa
 
-from featurestore.kernel.blocks import I64
+from featurestore.kernel.blocks import Codes
 from featurestore.kernel.changes import change_timeline
 from featurestore.kernel.evaluate import Answer, Answers, answer
 from featurestore.kernel.feature import Feature
@@ -34,7 +34,7 @@ def delay_groups(roles: Roles | ChangeRoles, features: Sequence[Feature]) -> lis
 
 def timelines(
     table: pa.Table,
-    codes: I64,
+    codes: Codes,
     entities: int,
     roles: Roles | ChangeRoles,
     known_at: KnownAt,
@@ -51,7 +51,7 @@ def timelines(
 def ask(
     features: Sequence[Feature],
     table: pa.Table,
-    codes: I64,
+    codes: Codes,
     entities: int,
     roles: Roles | ChangeRoles,
     known_at: KnownAt,

@@ -10,13 +10,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import I64, READ, Bools, grouped, repeated, sort_blocks, ties
+from featurestore.kernel.blocks import I64, READ, Bools, Codes, grouped, repeated, sort_blocks, ties
 from featurestore.kernel.compiled import compiled
 from featurestore.kernel.content import content_hash, hash64
 from featurestore.kernel.ranked import order_codes
@@ -121,9 +122,9 @@ def _identity_hash(table: pa.Table, ids: tuple[str, ...]) -> I64:
     return made
 
 
-def _groups(table: pa.Table, rows: I64, codes: I64, ids: tuple[str, ...]) -> I64:
+def _groups(table: pa.Table, rows: I64, codes: Codes, ids: tuple[str, ...]) -> I64:
     """An exact group number per row: equal entity and equal id values."""
-    keys = [codes[rows]]
+    keys: list[NDArray[Any]] = [codes[rows]]
     part = table.select(list(ids)).take(pa.array(rows))
     keys.extend(sortable(single(part, name)) for name in ids)
     order = np.lexsort(keys[::-1])
@@ -227,7 +228,7 @@ def _break_ties(
 
 def timeline(
     table: pa.Table,
-    codes: I64,
+    codes: Codes,
     entities: int,
     roles: Roles,
     known_at: KnownAt,
