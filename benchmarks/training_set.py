@@ -207,13 +207,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--events", type=int, default=10_000_000)
     parser.add_argument("--only", default="", help="contenders whose name begins with this")
+    parser.add_argument("--without", default="-", help="leave out contenders whose name has this in it")
     parser.add_argument("--run", help=argparse.SUPPRESS)
     options = parser.parse_args()
     place = make(options.data, events=options.events)
     if options.run:
         run(options.run, place)
         return
-    names = [name for name in CONTENDERS if name.startswith(options.only)]
+    names = [one for one in CONTENDERS if one.startswith(options.only) and options.without not in f"{one}"]
     found: dict[str, list[dict[str, float]]] = {name: [] for name in names}
     for round_number in range(options.rounds):
         for name in names:

@@ -335,16 +335,12 @@ class FeatureStore:
 
     @contextmanager
     def _threads(self) -> Iterator[ThreadPoolExecutor | None]:
-        """The threads, and the memory, of batch work."""
-        from featurestore.batch.memory import large_arrays
-
         count = self.settings.engine.threads or os.cpu_count() or 1
-        with large_arrays():
-            if count == 1:
-                yield None
-                return
-            with ThreadPoolExecutor(count, thread_name_prefix="kernel") as threads:
-                yield threads
+        if count == 1:
+            yield None
+            return
+        with ThreadPoolExecutor(count, thread_name_prefix="kernel") as threads:
+            yield threads
 
 
 def _as_of(value: object) -> int | list[int]:
