@@ -52,7 +52,7 @@ class Facts:
     rejected: int
     keyless: int
     reasons: Mapping[str, int]
-    files: Sequence[tuple[LogFile, str]]
+    files: Sequence[tuple[LogFile, Future[str]]]
     arrivals: tuple[int, int]
 
     def identity(self) -> dict[str, Any]:
@@ -60,7 +60,8 @@ class Facts:
         rows, last = self.arrivals
         return {
             "files": [
-                {"path": file.shown, "size": file.size, "sha256": sha256} for file, sha256 in self.files
+                {"path": file.shown, "size": file.size, "sha256": sha256.result()}
+                for file, sha256 in self.files
             ],
             "arrivals": {"rows": rows, "last": last},
         }
@@ -86,8 +87,6 @@ class Reader:
         checked = wanted | _doubtful(source, files, self._root)
         read = {name: dtype for name, dtype in source.columns if name in checked}
         with ThreadPoolExecutor(1) as aside:
-            # Hashing reads the same bytes as the scan, on the other core.
-            hashes: list[Future[str]] = [aside.submit(file.sha256) for file in files]
             made: Iterator[Changes | Versions]
             if source.changes is not None:
                 made = read_changes(source.changes.declared, view.entity.keys, schema, self._root, files)
@@ -112,7 +111,11 @@ class Reader:
             ]
             table = pa.Table.from_arrays(columns, schema=whole.schema)
             index, codes = numbered.result()
-            hashed = [(file, future.result()) for file, future in zip(files, hashes, strict=True)]
+        # The files are hashed on one core while the kernel sorts on the other; whoever asks for the identity
+        # waits.
+        hashing = ThreadPoolExecutor(1)
+        hashed = [(file, hashing.submit(file.sha256)) for file in files]
+        hashing.shutdown(wait=False)
         return Facts(
             table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
         )

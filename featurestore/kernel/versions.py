@@ -297,9 +297,10 @@ def timeline(
         counts = Counts(
             known, chosen.duplicates, chosen.corrections, retracted, unavailable, chosen.corrected
         )
-    # A retraction may lack its event_time; nothing else that stays does.
-    stays = stays & (event_time != NEVER)
-    if int(stays.sum()) != known or chosen is not None:
+    # Where nothing is retracted and nothing has versions, everything known stays.
+    if roles.deleted is not None or chosen is not None:
+        # A retraction may lack its event_time; nothing else that stays does.
+        stays = stays & (event_time != NEVER)
         offsets, order = grouped(np.where(stays, codes, -1), entities)
     in_order = sort_blocks(offsets, order, event_time, threads=threads)
     if roles.content:
