@@ -1,6 +1,6 @@
 """How fast ``featurestore serve`` answers, beside a bare ASGI app that sends the same bytes in the same run.
 
-    python -m benchmarks.serving DIRECTORY [--events 10000000] [--entities 100000] [--seconds 5]
+    python -m benchmarks.serving [DIRECTORY] [--events 10000000] [--entities 100000] [--seconds 5]
 
 A store of 10M events of 100k entities (0.1 % delivered again, 0.1 % corrected; made and filled once, kept
 in DIRECTORY), asked over HTTP for 5 features of 1 and of 100 random entities as of one instant, over 1 and
@@ -28,6 +28,7 @@ import socket
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -69,7 +70,9 @@ class Round:
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("directory", type=Path)
+    arguments.add_argument(
+        "directory", type=Path, nargs="?", default=Path(tempfile.gettempdir()) / "featurestore-benchmarks"
+    )
     arguments.add_argument("--events", type=int, default=10_000_000)
     arguments.add_argument("--entities", type=int, default=100_000)
     arguments.add_argument("--seconds", type=float, default=5.0)

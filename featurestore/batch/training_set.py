@@ -167,7 +167,7 @@ def training_set(
     table = spine.table
     for feature in features:
         table = table.append_column(pa.field(feature.column, feature.dtype.arrow), columns[feature.reference])
-    return TrainingSet(table, _manifest(spine, features, views, table, known_at, tally))
+    return TrainingSet(table, _manifest(spine, features, views, table, known_at, tally, threads))
 
 
 def _groups(features: Sequence[Feature], views: Mapping[str, ViewPlan]) -> list[list[Feature]]:
@@ -251,6 +251,7 @@ def _manifest(
     table: pa.Table,
     known_at: KnownAt,
     tally: _Tally,
+    threads: ThreadPoolExecutor | None,
 ) -> dict[str, Any]:
     used = {feature.view: views[feature.view] for feature in features}
     return {
@@ -268,7 +269,7 @@ def _manifest(
         "flagged": tally.flagged,
         "sources": tally.sources,
         "content": {
-            "sha256": digest(table),
+            "sha256": digest(table, threads),
             "columns": {field.name: str(field.type) for field in table.schema},
         },
         "packages": manifests.packages(),

@@ -44,7 +44,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Answers:
-    """All features' answers; ``found`` bool[n]: the entity has a known fact before T;
+    """All features' answers; ``found`` bool[n]: the entity has a known fact before T (with ``latest``);
     ``flagged_expressions``: overflows and failed casts that gave null while expressions were evaluated."""
 
     answers: tuple[Answer, ...]
@@ -165,11 +165,12 @@ def answer(
             evaluation.drop(key)
     if not in_order:
         made = _in_asked_order(made, place, threads)
-    facts = evaluation.edges(None, 0)
+    found = np.zeros(len(questions.answers), np.bool_)
+    if latest:
+        facts = evaluation.edges(None, 0)
+        found = _asked(facts.hi > facts.lo, questions, False)
     return Answers(
-        tuple(made[feature.reference] for feature in features),
-        _asked(facts.hi > facts.lo, questions, False),
-        evaluation.flagged_expressions,
+        tuple(made[feature.reference] for feature in features), found, evaluation.flagged_expressions
     )
 
 
