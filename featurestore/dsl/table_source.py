@@ -17,8 +17,6 @@ from featurestore.errors import DefinitionError
 
 FORMATS = ("flat", "debezium", "delta_cdf", "snapshots")
 
-SNAPSHOT_READ, CREATE, UPDATE, DELETE, TRUNCATE, IGNORED = "r", "c", "u", "d", "t", "m"
-
 OPERATIONS: Mapping[str, str] = {
     "r": "r", "read": "r", "snapshot": "r", "bootstrap-insert": "r", "load": "r",
     "c": "c", "create": "c", "i": "c", "insert": "c",

@@ -25,7 +25,6 @@ from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 
 NEVER = np.iinfo(np.int64).max
 """The available_at of a version whose declared column is null, and the end of what nothing ends."""
-ALWAYS = np.iinfo(np.int64).min
 
 NAMED = 10
 """Corrected identities that a report names."""
