@@ -8,9 +8,9 @@ in DIRECTORY), asked over HTTP for 5 features of 1 and of 100 random entities as
 rounds. The load is made by wrk where it is installed, else by this process. Before that, answers are
 compared with sums by ``math.fsum`` over the events.
 
-Last numbers (November 2026, two cores shared with the load only): 10M events applied and filled in 10.4 s,
-0.37 GB. One entity: 1,068 requests/s, p50 0.90 ms, 0.10 of bare ASGI; over 16 connections 1,104/s. 100 entities:
-287/s, p50 3.4 ms, 0.03 of bare ASGI; over 16 connections 189/s.
+Last numbers (November 2026, two cores shared with the load only): 10M events applied and filled in 10.4
+s, 0.37 GB. One entity: 1,068 requests/s, p50 0.90 ms, 0.10 of bare ASGI; over 16 connections 1,104/s. 100
+entities: 287/s, p50 3.4 ms, 0.03 of bare ASGI; over 16 connections 189/s.
 """
 
 from __future__ import annotations

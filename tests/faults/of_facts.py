@@ -203,7 +203,9 @@ def a_late_redelivery_renews_an_old_version(patch: Patch) -> None:
             return table, codes, roles, known_at
         available = instants(single(table, roles.available_at), null=NEVER)
         hashes = featurestore.kernel.versions.row_hashes(table, np.arange(table.num_rows), roles)
-        contents = np.unique(np.column_stack([codes.astype(np.int64).view(np.uint64), hashes]), axis=0, return_inverse=True)[1]
+        contents = np.unique(
+            np.column_stack([codes.astype(np.int64).view(np.uint64), hashes]), axis=0, return_inverse=True
+        )[1]
         latest = np.full(table.num_rows, -NEVER)
         np.maximum.at(latest, contents.ravel(), available)
         return _with(table, roles.available_at, latest[contents.ravel()]), codes, roles, known_at
