@@ -62,7 +62,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         "ingest", "ingest", "Push rows into a source",
         "Rows are durable, served and part of the source's log when this answers; the same row again is a "
         "duplicate. A bad row is refused with its line and reason while good rows go on; when all are bad, "
-        "or with `atomic=true` one is, nothing is kept and the answer is 422.",
+        "or with `atomic=true` one is, nothing is kept and the answer is 422; with `strict=true` different "
+        "changes of a row at one position are bad, too.",
         {
             "required": True,
             "content": {
@@ -77,6 +78,8 @@ def describe(app: FastAPI) -> dict[str, Any]:
         {"name": "source", "in": "path", "required": True, "schema": {"type": "string"}},
         {"name": "atomic", "in": "query", "required": False, "schema": {"type": "boolean", "default": False},
          "description": "all rows or none"},
+        {"name": "strict", "in": "query", "required": False, "schema": {"type": "boolean", "default": False},
+         "description": "all rows or none, and none where different changes of a row have one position"},
     ]  # fmt: skip
     paths["/ingest/{source}"] = {"post": ingest}
     for path, operations in paths.items():

@@ -129,6 +129,15 @@ class RejectedRow(msgspec.Struct):
     reason: str
 
 
+class ConflictedRow(msgspec.Struct):
+    """Different changes of a table's row at one position: the one of the greatest content hash counts."""
+
+    row: Annotated[str, Meta(description="its primary key")]
+    position: str
+    counts: Annotated[int | None, Meta(description="the line of the change that counts; null: in the store")]
+    others: Annotated[list[int | None], Meta(description="the lines of the others")]
+
+
 class IngestResponse(msgspec.Struct):
     """What became of the rows; those accepted are durable and served."""
 
@@ -136,6 +145,11 @@ class IngestResponse(msgspec.Struct):
     corrected: int
     duplicate: int
     keyless: int
+    ignored: Annotated[int, Meta(description="tombstones and the like")]
+    conflicts: Annotated[list[ConflictedRow], Meta(description="the first 10 of them")]
+    updates_of_unseen_rows: Annotated[
+        int, Meta(description="rows that the store had not seen and that begin with an update or a delete")
+    ]
     rejected: Annotated[list[RejectedRow], Meta(description="the first 1000 of them")]
     rejected_count: int
     store_commit: int

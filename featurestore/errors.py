@@ -5,7 +5,7 @@ FeatureStoreError                 what all of them are
 │   └── ExpressionError           an input expression or predicate outside the closed language
 ├── SettingsError                 featurestore.toml, an environment variable or a project's layout
 ├── LogError                      a source's log: a file missing, truncated, of another schema
-├── RowError                      a row that breaks the rules of its source (ingest)
+├── RowError                      a row that breaks the rules of its source (ingest, strict)
 ├── SpineError                    a training set's spine
 ├── RequestError                  a question to serving that can't be answered as asked
 │   ├── UnknownNameError          a feature, view, service, source or entity that isn't there

@@ -125,11 +125,14 @@ class FeatureStore:
         time: str = "ts",
         known_at: object = None,
         timezone: str | None = None,
+        strict: bool = False,
     ) -> TrainingSet:
         """Every row of ``spine`` (a path, Arrow table, pandas or polars frame) with its features as of its
         ``time``.
 
         ``features``: a feature service's name, a view's, ``view:feature`` references, or several of these.
+        ``strict``: a rejected row of a log, or different changes of a table's row at one position, is a
+        RowError.
         """
         from featurestore.batch.facts import Reader
         from featurestore.batch.spine import read
@@ -147,8 +150,9 @@ class FeatureStore:
         with self._threads() as threads, self._snapshot() as snapshot:
             reader = Reader(self.root, snapshot)
             return training_set(
-                read_spine, chosen, self.plans.views, reader, known_at=horizon(known_at), threads=threads
-            )
+                read_spine, chosen, self.plans.views, reader, known_at=horizon(known_at), threads=threads,
+                strict=strict,
+            )  # fmt: skip
 
     def _references(self, features: str | Iterable[str]) -> list[str]:
         names = [features] if isinstance(features, str) or not isinstance(features, Iterable) else [*features]
@@ -179,9 +183,14 @@ class FeatureStore:
         views: Sequence[str] | None = None,
         rebuild: bool = False,
         progress: ProgressCallback | None = None,
+        strict: bool = False,
     ) -> BackfillReport:
         """Load the logs' history into the store; goes on where an interrupted run stood, adds only what is
-        new."""
+        new.
+
+        ``strict``: a rejected row, or a change in conflict with another one of its row, is a RowError, which
+        says what is written all the same.
+        """
         from featurestore.batch.backfill import backfill
 
         with self._threads() as threads:
@@ -194,15 +203,20 @@ class FeatureStore:
                 progress=progress,
                 now=clock.now,
                 threads=threads,
+                strict=strict,
             )
 
     # Serving
 
-    def ingest(self, source: str, rows: object, atomic: bool = False) -> IngestReport:
-        """Push rows (a path, or a list of dicts) into a source: durable and served when it returns."""
+    def ingest(self, source: str, rows: object, atomic: bool = False, strict: bool = False) -> IngestReport:
+        """Push rows (a path, or a list of dicts) into a source: durable and served when it returns.
+
+        ``atomic``: one bad row refuses all. ``strict``: so does a change in conflict with another one of its
+        row.
+        """
         from featurestore.store.ingest import ingest
 
-        return ingest(self.store, self.root, source, rows, atomic=atomic, now_us=clock.now())
+        return ingest(self.store, self.root, source, rows, atomic=atomic, now_us=clock.now(), strict=strict)
 
     def online_features(
         self,

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
 import msgspec
@@ -23,6 +23,10 @@ from api.errors import SHOWN_ROWS, problem_of, rejected_rows, unfit
 from api.schemas import rows_decoder
 from featurestore import clock
 from featurestore.errors import RowError
+
+if TYPE_CHECKING:
+    from featurestore.log.origins import Place
+    from featurestore.store.conflicts import Conflict
 
 _YES_OR_NO = {"true": True, "1": True, "false": False, "0": False, "": False}
 
@@ -39,31 +43,35 @@ class Pushed:
 async def push_rows(service: Service, scope: Scope, receive: Receive) -> bytes:
     service.authorize_pushing(scope)
     kind = content_type(scope, ROW_TYPES)
-    atomic = _atomic(scope)
+    atomic, strict = _flag(scope, "atomic"), _flag(scope, "strict")
     settings = service.settings
     body = await read_body(scope, receive, limit=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
     service.check_warm()
     work = partial(
-        push, service, scope["path_params"]["source"], kind, body, atomic=atomic, now_us=clock.now()
-    )
+        push, service, scope["path_params"]["source"], kind, body, atomic=atomic, strict=strict,
+        now_us=clock.now(),
+    )  # fmt: skip
     return await asyncio.get_running_loop().run_in_executor(service.writers, work)
 
 
-def push(service: Service, source: str, kind: str, body: bytes, *, atomic: bool, now_us: int) -> bytes:
-    """The answer's body; a Problem (422) when no row is good, or one is bad in an atomic push."""
+def push(
+    service: Service, source: str, kind: str, body: bytes, *, atomic: bool, strict: bool, now_us: int
+) -> bytes:
+    """The answer's body; a Problem (422) when no row is good, or one is bad in an atomic or strict push."""
     from featurestore.store.ingest import ingest
 
     pushed = rows_of(kind, body)
-    if atomic and pushed.refused:
+    if (atomic or strict) and pushed.refused:
         raise RowError(
             f'source "{source}": nothing is written, {len(pushed.refused):,} rows are refused',
-            hint="mend them, or push without atomic to leave them out",
+            hint="mend them, or push without atomic and strict to leave them out",
             rows=pushed.refused,
         )
     try:
         report = ingest(
-            service.store, service.project.root, source, pushed.rows, atomic=atomic, now_us=now_us
-        )
+            service.store, service.project.root, source, pushed.rows, atomic=atomic, now_us=now_us,
+            strict=strict,
+        )  # fmt: skip
     except RowError as error:
         raise RowError(error.fact, hint=error.hint, rows=_by_line(error.rows, pushed)) from None
     rejected = sorted([*pushed.refused, *_by_line(report.rejected, pushed)])
@@ -72,6 +80,7 @@ def push(service: Service, source: str, kind: str, body: bytes, *, atomic: bool,
         "corrected": report.corrected,
         "duplicate": report.duplicate,
         "keyless": report.keyless,
+        "ignored": report.ignored,
     }
     service.metrics.rows(source, counts | {"rejected": len(rejected)})
     if rejected and not any(counts.values()):
@@ -83,6 +92,8 @@ def push(service: Service, source: str, kind: str, body: bytes, *, atomic: bool,
             )
         )
     answer = counts | {
+        "conflicts": [_conflict(one, pushed) for one in report.conflicts],
+        "updates_of_unseen_rows": report.updates_of_unseen_rows,
         "rejected": rejected_rows(rejected[:SHOWN_ROWS]),
         "rejected_count": len(rejected),
         "store_commit": report.store_commit,
@@ -122,11 +133,25 @@ def _by_line(rejected: Any, pushed: Pushed) -> list[tuple[int, str]]:
     return [(pushed.lines[number - 1], why) for number, why in rejected]
 
 
-def _atomic(scope: Scope) -> bool:
+def _conflict(conflict: Conflict, pushed: Pushed) -> dict[str, Any]:
+    """A conflict by the lines of the body; what stands in the store has none."""
+
+    def line(place: Place) -> int | None:
+        return None if place.row is None else pushed.lines[place.row - 1]
+
+    return {
+        "row": conflict.row,
+        "position": conflict.position,
+        "counts": line(conflict.counts),
+        "others": [line(place) for place in conflict.others],
+    }
+
+
+def _flag(scope: Scope, name: str) -> bool:
     query = parse_qs(scope["query_string"].decode("latin-1"), keep_blank_values=True)
-    given = query.get("atomic", ["false"])[-1].lower()
+    given = query.get(name, ["false"])[-1].lower()
     if given not in _YES_OR_NO:
-        raise unfit(f'atomic="{given[:100]}" is neither true nor false')
+        raise unfit(f'{name}="{given[:100]}" is neither true nor false')
     return _YES_OR_NO[given]
 
 

@@ -22,7 +22,7 @@ from featurestore.batch.change_fill import ChangeFill
 from featurestore.batch.fill import Fill
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
-from featurestore.errors import BackfillError, UnknownNameError, suggestion
+from featurestore.errors import BackfillError, RowError, UnknownNameError, suggestion
 from featurestore.log.files import list_files
 from featurestore.plan.nodes import ViewPlan
 from featurestore.plan.spec import encode
@@ -63,11 +63,16 @@ def backfill(
     progress: Callable[[int, int, str], None] | None,
     now: Callable[[], int],
     threads: ThreadPoolExecutor | None,
+    strict: bool = False,
 ) -> BackfillReport:
     """Load what the logs of ``views`` (``names``: of some of them) hold and the store does not.
 
     A file that was loaded is never read again while its hash is the same. A file that changed or is gone
     takes no fact away: it is reported, and what a changed one adds is loaded where the source has an id.
+
+    With ``strict`` a rejected row, or a change that is in conflict with another one at its row's position, is
+    a RowError that names it. A part (files of up to four million rows) is looked through before anything of
+    it is written; parts and timelines before it stay, and the error says so.
     """
     chosen = _chosen(views, names)
     with store.snapshot() as snapshot:
@@ -76,11 +81,17 @@ def backfill(
         _check_applied(registry, plan)
     if rebuild:
         _begin_rebuild(store, root, chosen, now)
-    filled = []
+    filled: list[Filled] = []
     for timeline, plan in _targets(store, chosen):
         kind = ChangeFill if is_table(timeline) else Fill
-        fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads)
-        report = fill.run()
+        fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads, strict=strict)
+        try:
+            report = fill.run()
+        except RowError as error:
+            if not filled:
+                raise
+            before = ", ".join(f"{one.source} by {one.entity}" for one in filled)
+            raise RowError(f"{error.fact}\n  filled before it: {before}", hint=error.hint) from None
         report.switched = _finish(store, timeline, now)
         filled.append(report)
     if filled:

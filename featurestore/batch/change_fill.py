@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
@@ -28,17 +29,19 @@ from featurestore.batch.fill import (
 from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.parts import PART_BYTES, PART_ROWS, Rejected, estimated_rows
 from featurestore.batch.spans import ARRIVALS, standing
-from featurestore.dtypes import INT64
+from featurestore.dtypes import BOOL, INT64
 from featurestore.errors import BackfillError
-from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
+from featurestore.log.origins import PUSHED, Origins, Place
 from featurestore.plan.nodes import ViewPlan
 from featurestore.store import SEGMENT_LEVEL, LoadedFile, Store, TimelineVersion
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
-from featurestore.store.placement import Placement, distinct, placement
+from featurestore.store.conflicts import Conflict, conflicts_of, refused
+from featurestore.store.placement import distinct, placement
 
 I64 = NDArray[np.int64]
 
@@ -60,6 +63,7 @@ class _Part:
     rejected: int = 0
     ignored: int = 0
     shown: list[Rejected] = field(default_factory=list)
+    origins: Origins = field(default_factory=Origins)
     files: list[tuple[LogFile, int]] = field(default_factory=list)
     last_arrival: int = 0
 
@@ -81,7 +85,9 @@ class ChangeFill:
         now: Callable[[], int],
         progress: Callable[[int, int, str], None] | None,
         threads: ThreadPoolExecutor | None,
+        strict: bool = False,
     ) -> None:
+        self._strict = strict
         self._store = store
         self._root = root
         self._timeline = timeline
@@ -153,8 +159,9 @@ class ChangeFill:
             yield self._arrivals()
 
     def _take(self, part: _Part, changes: Changes) -> int:
-        part.tables.append(changes.table)
+        part.tables.append(changes.with_claims())
         part.bytes += changes.table.nbytes
+        part.origins.add_changes(changes, self._plan.source.name)
         part.rejected += changes.rejected_count
         part.ignored += changes.ignored
         path = changes.file.shown if changes.file else self._plan.source.name
@@ -166,7 +173,8 @@ class ChangeFill:
         return int(rows)
 
     def _arrivals(self) -> _Part:
-        first, schema = self._arrived, {**self._plan.source.schema, OPERATION_COLUMN: INT64}
+        first = self._arrived
+        schema = {**self._plan.source.schema, OPERATION_COLUMN: INT64, CLAIM_COLUMN: BOOL}
         with self._store.snapshot() as snapshot:
             found = snapshot.arrivals(self._plan.source.name, after=first, up_to=self._last_arrival)
         part = _Part(last_arrival=self._last_arrival)
@@ -175,6 +183,7 @@ class ChangeFill:
                 part.last_arrival = arrival.first_number - 1
                 break
             part.tables.append(arrived_versions(arrival.payload, schema))
+            part.origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
             part.rows += arrival.rows
         return part
 
@@ -182,25 +191,57 @@ class ChangeFill:
 
     def _write(self, part: _Part) -> None:
         source = self._plan.source
-        empty = pa.schema(
-            [*((name, dtype.arrow) for name, dtype in source.columns), (OPERATION_COLUMN, pa.int64())]
-        )
+        own = ((OPERATION_COLUMN, pa.int64()), (CLAIM_COLUMN, pa.bool_()))
+        empty = pa.schema([*((name, dtype.arrow) for name, dtype in source.columns), *own])
         table = pa.concat_tables(part.tables).combine_chunks() if part.tables else empty.empty_table()
         part.tables.clear()
         delivered = taken_apart(table, content_hash(table, source.roles.content), source, self._layout)
         order, cuts = by_home(delivered)
+        if self._strict:
+            self._check(part, delivered, order, cuts)
         if len(order) > self._chunk_rows:
             self._register(delivered)
         first = 0
         while True:
             end = _cut_after(cuts, first + self._chunk_rows, len(order))
             chunk = _chunk(delivered, order[first:end], with_truncates=first == 0)
-            self._commit(part, chunk, is_first=first == 0, is_last=end >= len(order))
+            where = _where(part, delivered, order[first:end])
+            self._commit(part, chunk, where, is_first=first == 0, is_last=end >= len(order))
             self._tell(self._done_rows + end, max(self._total_rows, self._done_rows + part.rows), self._what)
             first = end
             if first >= len(order):
                 break
         self._done_rows += part.rows
+
+    def _check(self, part: _Part, delivered: Delivered, order: I64, cuts: I64) -> None:
+        """Refuse a part with rejected rows or conflicts before anything of it is written."""
+        if part.rejected:
+            raise refused(
+                self._plan.source.name,
+                rejected=[row.text() for row in part.shown],
+                count=part.rejected,
+                written=self.report.what_is_written(),
+            )
+        found: list[Conflict] = []
+        count = first = 0
+        with self._store.snapshot() as snapshot:
+            while first < len(order):
+                end = _cut_after(cuts, first + MOST_CHUNK_ROWS, len(order))
+                chunk = _chunk(delivered, order[first:end], with_truncates=False)
+                made = placement(chunk, self._layout, self._timeline.id, snapshot, level=SEGMENT_LEVEL)
+                count += len(made.conflicting)
+                found += conflicts_of(made, self._layout, _where(part, delivered, order[first:end]))
+                first = end
+        if count:
+            self._refuse(found, count)
+
+    def _refuse(self, conflicts: Sequence[Conflict], count: int) -> NoReturn:
+        raise refused(
+            self._plan.source.name,
+            conflicts=conflicts[:SHOWN],
+            count=count,
+            written=self.report.what_is_written(),
+        )
 
     def _register(self, delivered: Delivered) -> None:
         """Put rows that the store has never seen into the index, in the index's own order, before their
@@ -226,7 +267,9 @@ class ChangeFill:
                 commit.add_identities(self._timeline.id, new)
             first = end
 
-    def _commit(self, part: _Part, chunk: Delivered, *, is_first: bool, is_last: bool) -> None:
+    def _commit(
+        self, part: _Part, chunk: Delivered, where: Callable[[int], Place], *, is_first: bool, is_last: bool
+    ) -> None:
         timeline, layout = self._timeline.id, self._layout
         with self._store.snapshot() as snapshot:
             seen = snapshot.commit_number
@@ -236,6 +279,9 @@ class ChangeFill:
             if commit.number != seen + 1:
                 self._check_state()
                 made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
+            conflicts = conflicts_of(made, layout, where)
+            if self._strict and conflicts:  # pushed since the part was looked through
+                self._refuse(conflicts, len(made.conflicting))
             made.write(commit, timeline)
             counts = Counter(made.counts())
             if is_first:
@@ -255,33 +301,20 @@ class ChangeFill:
         took_s = time.perf_counter() - began_s
         if is_last and part.last_arrival:
             self._arrived = part.last_arrival
-        self._report(part, chunk, made, counts, is_first=is_first, is_last=is_last)
+        self.report.conflicts += conflicts[: SHOWN - len(self.report.conflicts)]
+        self.report.updates_of_unseen_rows += made.unseen
+        self._report(part, counts, is_first=is_first, is_last=is_last)
         factor = min(2.0, max(0.25, COMMIT_S / max(took_s, 1e-4)))
         rows = len(chunk.rows)
         self._chunk_rows = int(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, rows * factor)))
 
-    def _report(
-        self,
-        part: _Part,
-        chunk: Delivered,
-        made: Placement,
-        counts: Counter[str],
-        *,
-        is_first: bool,
-        is_last: bool,
-    ) -> None:
+    def _report(self, part: _Part, counts: Counter[str], *, is_first: bool, is_last: bool) -> None:
         report = self.report
         report.counts.update(counts)
         if is_first:
             report.rejected += part.shown[: SHOWN - len(report.rejected)]
         if is_last:
             report.loaded += [file.shown for file, _ in part.files]
-        names = self._layout.primary_key
-        rows = made.conflicting[:SHOWN]
-        for values in chunk.changes.table.select(list(names)).take(pa.array(rows)).to_pylist():
-            name = ", ".join(str(values[one]) for one in names)
-            if name not in report.corrections and len(report.corrections) < SHOWN:
-                report.corrections.append(name)
 
     def _check_state(self) -> None:
         with self._store.snapshot() as snapshot:
@@ -331,6 +364,11 @@ def pairs_by_row(delivered: Delivered) -> tuple[list[bytes], list[bytes]]:
 def _cut_after(cuts: I64, wanted: int, rows: int) -> int:
     at = int(np.searchsorted(cuts, wanted))
     return int(cuts[at]) if at < len(cuts) else rows
+
+
+def _where(part: _Part, delivered: Delivered, changes: I64) -> Callable[[int], Place]:
+    """Where the changes of a chunk of a part came from."""
+    return lambda row: part.origins.of(int(delivered.rows[changes[row]]))
 
 
 def _chunk(delivered: Delivered, changes: I64, *, with_truncates: bool) -> Delivered:

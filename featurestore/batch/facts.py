@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,19 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from featurestore.batch.filled import SHOWN
 from featurestore.batch.keys import KeyIndex, key_index
+from featurestore.batch.parts import Rejected
 from featurestore.dsl.log import CSV, JSONLines
-from featurestore.dtypes import INT64, DType
+from featurestore.dtypes import BOOL, INT64, DType
+from featurestore.kernel.changes import CLAIM_COLUMN
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
+from featurestore.log.origins import PUSHED, Origins
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema
 from featurestore.log.versions import Versions, event_versions
@@ -42,7 +46,8 @@ class Facts:
     """The versions of one source that belong to an entity.
 
     ``codes`` int32 or int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel
-    needs here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former.
+    needs here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former, ``shown`` names
+    the first of them. ``origins`` says where each row came from; of a table only.
     """
 
     table: pa.Table
@@ -54,6 +59,8 @@ class Facts:
     reasons: Mapping[str, int]
     files: Sequence[tuple[LogFile, Future[str]]]
     arrivals: tuple[int, int]
+    shown: Sequence[Rejected] = ()
+    origins: Origins = field(default_factory=Origins)
 
     def identity(self) -> dict[str, Any]:
         """What the log was: its files with their hashes, and how far the arrivals were read."""
@@ -82,6 +89,8 @@ class Reader:
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
         parts: list[pa.Table] = []
         reasons: Counter[str] = Counter()
+        shown: list[Rejected] = []
+        origins = Origins()
         keyless = 0
         files = () if source.log is None else list_files(source.log, self._root)
         checked = wanted | _doubtful(source, files, self._root)
@@ -93,12 +102,17 @@ class Reader:
             else:
                 made = self._versions(source, view, read, files)
             for part in made:
-                parts.append(part.table if source.changes is not None else part.table.select(list(schema)))
+                if isinstance(part, Changes):
+                    parts.append(part.with_claims())
+                    origins.add_changes(part, source.name)
+                else:
+                    parts.append(part.table.select(list(schema)))
                 reasons.update(part.reasons)
+                _name(shown, part, source.name)
                 keyless += part.keyless
             if source.changes is not None:
-                schema = {**schema, OPERATION: INT64}
-            arrived, last = self._arrivals(source.name, schema, parts)
+                schema = {**schema, OPERATION: INT64, CLAIM_COLUMN: BOOL}
+            arrived, last = self._arrivals(source.name, schema, parts, origins)
             if source.changes is None:
                 # A change without a key still ends the one before it.
                 keyless += _drop_keyless(parts, view.entity.keys, arrived)
@@ -117,8 +131,9 @@ class Reader:
         hashed = [(file, hashing.submit(file.sha256)) for file in files]
         hashing.shutdown(wait=False)
         return Facts(
-            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed, (arrived, last)
-        )
+            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed,
+            (arrived, last), shown, origins,
+        )  # fmt: skip
 
     def _versions(
         self, source: SourcePlan, view: ViewPlan, schema: Mapping[str, DType], files: Sequence[LogFile]
@@ -127,17 +142,26 @@ class Reader:
             return
         for batch in scan(source.log, self._root, list(schema), files):
             cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
-            yield event_versions(cast, source, view.entity.keys)
+            yield event_versions(cast, source, view.entity.keys, file=batch.file, first_row=batch.first_row)
 
-    def _arrivals(self, source: str, schema: Mapping[str, DType], parts: list[pa.Table]) -> tuple[int, int]:
+    def _arrivals(
+        self, source: str, schema: Mapping[str, DType], parts: list[pa.Table], origins: Origins
+    ) -> tuple[int, int]:
         if self._snapshot is None:
             return 0, 0
         rows = last = 0
         for arrival in self._snapshot.arrivals(source):
             parts.append(arrived_versions(arrival.payload, schema))
+            origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
             rows += arrival.rows
             last = arrival.first_number + arrival.rows - 1
         return rows, last
+
+
+def _name(shown: list[Rejected], part: Changes | Versions, source: str) -> None:
+    """Add the first rows that were left out to those that are named."""
+    path = source if part.file is None else part.file.shown
+    shown += [Rejected(path, row + 1, why) for row, why in part.rejected[: SHOWN - len(shown)]]
 
 
 def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> int:

@@ -30,6 +30,7 @@ from featurestore.plan.nodes import ViewPlan
 from featurestore.store import SEGMENT_LEVEL, Arrival, Commit, LoadedFile, Store, TimelineVersion
 from featurestore.store.additions import Additions, prepare
 from featurestore.store.arrivals import last_arrival_before
+from featurestore.store.conflicts import refused
 from featurestore.store.delivery import Delivery, Layout, deliver, sorted_keys
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import CORRECTED
@@ -67,7 +68,9 @@ class Fill:
         now: Callable[[], int],
         progress: Callable[[int, int, str], None] | None,
         threads: ThreadPoolExecutor | None,
+        strict: bool = False,
     ) -> None:
+        self._strict = strict
         self._store = store
         self._root = root
         self._timeline = timeline
@@ -214,6 +217,13 @@ class Fill:
 
     def _write(self, part: Part, delivery: Delivery) -> None:
         rows = part.rows
+        if self._strict and part.rejected:
+            raise refused(
+                self._plan.source.name,
+                rejected=[row.text() for row in part.shown[:SHOWN]],
+                count=part.rejected,
+                written=self.report.what_is_written(),
+            )
         at = self._standing.done if self._standing.half_written else 0
         if self._standing.half_written and self._standing.total != delivery.runs:
             raise BackfillError(

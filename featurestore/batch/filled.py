@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from featurestore.batch.parts import Rejected
+from featurestore.store.conflicts import Conflict
 
 # Of corrections and rejected rows, so many are named.
 SHOWN = 10
@@ -25,7 +26,12 @@ _TOLD = {
 
 @dataclass
 class Filled:
-    """What filling one timeline version did, in this run."""
+    """What filling one timeline version did, in this run.
+
+    ``corrections`` names events with different contents, ``conflicts`` rows of a table with different
+    changes at one position. ``updates_of_unseen_rows`` counts rows that the store had not seen and whose
+    first change, by position, is an update or a delete: it is accepted.
+    """
 
     source: str
     entity: str
@@ -36,11 +42,23 @@ class Filled:
     changed: list[str] = field(default_factory=list)
     removed: list[str] = field(default_factory=list)
     corrections: list[str] = field(default_factory=list)
+    conflicts: list[Conflict] = field(default_factory=list)
+    updates_of_unseen_rows: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     switched: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "counts": dict(self.counts)}
+
+    def what_is_written(self) -> str:
+        """What stays of a backfill that is refused."""
+        rows, files = self.counts["delivered"], len(self.loaded)
+        if not rows:
+            return f"nothing of this backfill of {self.source} by {self.entity} is written"
+        loaded = "1 file that is" if files == 1 else f"{files} files that are"
+        return (
+            f"of {self.source} by {self.entity}, {rows:,} rows before them stay, with {loaded} loaded whole"
+        )
 
     def text(self) -> str:
         """A line of what was added, then what a person should know about it."""
@@ -53,6 +71,11 @@ class Filled:
             lines = [f"{self.source} by {self.entity}: nothing new{before}"]
         if self.corrections:
             lines.append(f"  ids with different content: {', '.join(self.corrections)}")
+        lines.extend(f"  in conflict: {conflict.text()}" for conflict in self.conflicts)
+        if self.updates_of_unseen_rows:
+            lines.append(
+                f"  rows never seen before that begin with an update: {self.updates_of_unseen_rows:,}"
+            )
         lines.extend(f"  rejected: {row.text()}" for row in self.rejected)
         for paths, what in ((self.changed, "changed"), (self.removed, "removed")):
             if paths:

@@ -28,16 +28,18 @@ from featurestore.errors import SpineError
 from featurestore.kernel.evaluate import Answers
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import questions
-from featurestore.kernel.roles import KnownAt
+from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 from featurestore.kernel.timelines import ask
-from featurestore.kernel.versions import Counts
+from featurestore.kernel.versions import NEVER, Counts, instants, row_hashes, single
 from featurestore.plan.nodes import ViewPlan, feature_fingerprint
+from featurestore.store.conflicts import Conflict, conflicts_among, refused
 
 if TYPE_CHECKING:
     import pandas
     import polars
 
 
+NOTHING = "no training set is made"
 _A_FILE = "name a file in a directory that exists, can be written and has room"
 
 
@@ -119,7 +121,9 @@ class TrainingSet:
                     if isinstance(count, int) and count
                 )
                 lines.append(f"  {name} by {entity}: {told or 'nothing'}")
-                if counts["corrected"]:
+                told_conflicts = [Conflict.of(one) for one in counts.get("conflicts", ())]
+                lines.extend(f"    in conflict: {conflict.text()}" for conflict in told_conflicts)
+                if counts["corrected"] and not told_conflicts:
                     lines.append(f"    corrected, for example: {'; '.join(counts['corrected'])}")
                 lines.extend(
                     f"    rejected {count:,}: {reason}" for reason, count in counts["reasons"].items()
@@ -152,8 +156,13 @@ def training_set(
     *,
     known_at: KnownAt,
     threads: ThreadPoolExecutor | None = None,
+    strict: bool = False,
 ) -> TrainingSet:
-    """Each feature for each row of ``spine``; ``reader`` brings the facts of a source and an entity."""
+    """Each feature for each row of ``spine``; ``reader`` brings the facts of a source and an entity.
+
+    With ``strict`` a rejected row of a log, or different changes of a table's row at one position, is a
+    RowError that names them.
+    """
     for feature in features:
         if feature.column in spine.table.column_names:
             raise SpineError(
@@ -163,7 +172,7 @@ def training_set(
     tally = _Tally()
     columns: dict[str, pa.Array] = {}
     for group in _groups(features, views):
-        _evaluate_group(spine, group, views, reader, known_at, threads, tally, columns)
+        _evaluate_group(spine, group, views, reader, known_at, threads, tally, columns, strict=strict)
     table = spine.table
     for feature in features:
         table = table.append_column(pa.field(feature.column, feature.dtype.arrow), columns[feature.reference])
@@ -188,10 +197,19 @@ def _evaluate_group(
     threads: ThreadPoolExecutor | None,
     tally: _Tally,
     columns: dict[str, pa.Array],
+    *,
+    strict: bool,
 ) -> None:
     view = views[features[0].view]
     keys = spine.keys(view.entity.keys, view.entity.dtypes, view.entity.name)
     facts = reader.facts(view, features)
+    if strict and facts.rejected:
+        raise refused(
+            view.source.name,
+            rejected=[row.text() for row in facts.shown],
+            count=facts.rejected,
+            written=NOTHING,
+        )
     found = facts.index.find(keys)
     # One entity more, which has no facts: that of keys nobody knows.
     entities = facts.index.entities + 1
@@ -209,13 +227,42 @@ def _evaluate_group(
     for key in keys:
         if key.null_count:
             nulls |= ~key.is_valid().to_numpy(zero_copy_only=False)
-    _count(tally, view, facts, counts, answers, int(nulls.sum()))
+    conflicts = conflicts_known(facts, counts, known_at)
+    if strict and conflicts:
+        raise refused(view.source.name, conflicts=conflicts, count=counts.corrections, written=NOTHING)
+    _count(tally, view, facts, counts, answers, conflicts, int(nulls.sum()))
     for one in answers.answers:
         columns[one.feature.reference] = one.values
 
 
+def conflicts_known(facts: Facts, counts: Counts, known_at: KnownAt) -> list[Conflict]:
+    """The conflicts among the changes of a table that ``known_at`` knows."""
+    roles = facts.roles
+    if isinstance(roles, Roles) or not len(counts.corrected):
+        return []
+    known: NDArray[np.bool_] | None = None
+    if known_at is not None:
+        available = instants(single(facts.table, roles.available_at or roles.changed_at), null=NEVER)
+        known = available < (known_at if isinstance(known_at, int) else NEVER)
+    return conflicts_among(
+        facts.table,
+        counts.corrected.tolist(),
+        primary_key=roles.primary_key,
+        position=roles.position,
+        hashes=lambda rows: row_hashes(facts.table, rows, roles),
+        known=known,
+        where=facts.origins.of,
+    )
+
+
 def _count(
-    tally: _Tally, view: ViewPlan, facts: Facts, counts: Counts, answers: Answers, keyless_rows: int
+    tally: _Tally,
+    view: ViewPlan,
+    facts: Facts,
+    counts: Counts,
+    answers: Answers,
+    conflicts: Sequence[Conflict],
+    keyless_rows: int,
 ) -> None:
     source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "entities": {}})
     source["entities"][view.entity.name] = {
@@ -229,6 +276,11 @@ def _count(
         "rejected": facts.rejected,
         "reasons": dict(facts.reasons),
     }
+    if isinstance(facts.roles, ChangeRoles):
+        source["entities"][view.entity.name] |= {
+            "conflicts": [conflict.to_dict() for conflict in conflicts],
+            "updates_of_unseen_rows": counts.unseen,
+        }
     tally.rows_without_key[view.entity.name] = keyless_rows
     tally.flagged_expressions += answers.flagged_expressions
     for one in answers.answers:

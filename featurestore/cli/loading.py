@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.output import Progress, write_report
-from featurestore.cli.usage import AsJson
+from featurestore.cli.usage import STRICT_HELP, AsJson
 
 
 def backfill(
@@ -22,6 +22,7 @@ def backfill(
         bool,
         typer.Option("--rebuild", help="Fill new versions from the log as it is now, beside the old ones."),
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Load the history of the logs into the store.
@@ -37,7 +38,7 @@ def backfill(
     from featurestore import FeatureStore
 
     with FeatureStore(".") as store, Progress() as progress:
-        report = store.backfill(views or None, rebuild=rebuild, progress=progress)
+        report = store.backfill(views or None, rebuild=rebuild, progress=progress, strict=strict)
     write_report(report, as_json=as_json)
 
 
@@ -47,6 +48,7 @@ def ingest(
     atomic: Annotated[
         bool, typer.Option("--atomic", help="All rows or none: one bad row refuses the file.")
     ] = False,
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Push rows into a source: durable, served and part of its log when the command ends.
@@ -62,7 +64,7 @@ def ingest(
     from featurestore import FeatureStore
 
     with FeatureStore(".") as store:
-        report = store.ingest(source, rows, atomic=atomic)
+        report = store.ingest(source, rows, atomic=atomic, strict=strict)
     write_report(report, as_json=as_json)
     if report.rejected:
         raise typer.Exit(1)

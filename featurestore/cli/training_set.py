@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from featurestore.cli.output import say, write_json
-from featurestore.cli.usage import KNOWN_AT_HELP, AsJson, check_times, feature_names
+from featurestore.cli.usage import KNOWN_AT_HELP, STRICT_HELP, AsJson, check_times, feature_names
 
 
 def training_set(
@@ -35,6 +35,7 @@ def training_set(
         str | None,
         typer.Option("--timezone", metavar="ZONE", help="The zone of spine times without an offset."),
     ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help=STRICT_HELP)] = False,
     as_json: AsJson = False,
 ) -> None:
     """Write a training set: every row of the spine, in order, with its features as of its own time.
@@ -54,7 +55,9 @@ def training_set(
     from featurestore import FeatureStore
 
     with FeatureStore(".") as store:
-        made = store.training_set(spine, features=names, time=time, known_at=known_at, timezone=timezone)
+        made = store.training_set(
+            spine, features=names, time=time, known_at=known_at, timezone=timezone, strict=strict
+        )
     manifest = made.write_parquet(out)
     if as_json:
         write_json({"path": str(out), "manifest_path": str(manifest), "manifest": made.manifest})

@@ -17,6 +17,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Write the result to stdout
 
 KNOWN_AT_HELP = "Use only what was available before this instant; as_of: before each question's own time."
 
+STRICT_HELP = "Fail on rejected rows and on different changes of one row at one position, and name them."
+
 
 class UsageError(Exception):
     """A command line that can't be run as typed (exit code 2)."""

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.kernel.blocks import I64, READ, Bools, Codes, grouped, shared_out, sort_blocks, ties
@@ -37,6 +38,10 @@ UPSERT, DELETE, TRUNCATE = 0, 1, 2
 
 OPERATION_COLUMN = "__op"
 """Where a changes table says, as int64, which of these a change is."""
+
+CLAIM_COLUMN = "__claim"
+"""Where a changes table may say, as bool, that a change claims its row was there before: an update or a
+delete. It is no content; it is counted where the row was not."""
 
 
 @dataclass(frozen=True)
@@ -252,9 +257,33 @@ def change_timeline(
         int((operation[rows] == DELETE).sum()),
         0 if roles.available_at is None else int((available == NEVER).sum()),
         settled.conflicting,
+        _unseen(table, order, tied, position),
     )
     timeless = roles.event_time is None
     return Timeline(offsets, fact, in_order, starts[fact], ends[fact], timeless), counts
+
+
+def _unseen(table: pa.Table, order: _Order, tied: Bools, position: I64) -> int:
+    """How many rows begin with a claim: at their least position is nothing but updates and deletes."""
+    if CLAIM_COLUMN not in table.column_names or not len(order.rows):
+        return 0
+    claims = single(table, CLAIM_COLUMN)
+    if claims.null_count:
+        claims = pc.fill_null(claims, False)
+    if not pc.any(claims).as_py():
+        return 0
+    claimed = claims.to_numpy(zero_copy_only=False)
+    first = np.flatnonzero(np.append(True, order.row[1:] != order.row[:-1]))
+    unseen = claimed[order.rows[first]]
+    for i in np.flatnonzero(tied[first]).tolist():
+        begin = end = int(first[i])
+        at = position[:, order.rows[begin]]
+        while end < len(order.rows) and order.row[end] == order.row[begin]:
+            if (position[:, order.rows[end]] != at).any():
+                break
+            unseen[i] &= claimed[order.rows[end]]
+            end += 1
+    return int(unseen.sum())
 
 
 def _truncated(position: I64, of_truncates: I64, starts: I64) -> I64:

@@ -65,7 +65,8 @@ class Counts:
     """What choosing versions met: ``versions`` known, ``duplicates`` (same identity, same content),
     ``corrections`` (same identity, other content), ``retracted`` identities whose last version is a
     retraction; ``without_available_at`` versions whose declared available_at is null; ``corrected`` int64,
-    the rows of the last versions of some corrected identities, for a report to name."""
+    the rows of the last versions of some corrected identities, for a report to name; ``unseen`` rows of a
+    table whose first known change is an update or a delete."""
 
     versions: int
     duplicates: int
@@ -73,6 +74,7 @@ class Counts:
     retracted: int
     without_available_at: int
     corrected: I64
+    unseen: int = 0
 
 
 def instants(array: pa.Array, *, null: int) -> I64:

@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
-from featurestore.kernel.changes import OPERATION_COLUMN, TRUNCATE, UPSERT
+from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN, TRUNCATE, UPSERT
 from featurestore.log.cast import Cast, Fault, cast_table
 from featurestore.log.cells import CELL
 from featurestore.log.change_columns import effective, own_columns
 from featurestore.log.files import LogFile
-from featurestore.log.operations import IGNORED, UNKNOWN, meanings
+from featurestore.log.operations import IGNORED, UNKNOWN, claims_of, meanings
 from featurestore.log.positions import positions
 
 _SHOWN_REJECTED = 1000
@@ -36,7 +36,7 @@ class RawChanges:
     """Rows as a log holds them, each a change. ``table`` has raw columns under the names of the changes
     table, ``operation`` says what each row does, ``words`` how the log says it. Row i of the table is row
     ``rows[i]`` of ``file``, or ``first_row + i``. ``ignored`` counts what came before that is no row of the
-    table."""
+    table. ``entering`` marks updates that give their row another primary key: under it, the row is new."""
 
     table: pa.Table
     operation: I64
@@ -45,6 +45,7 @@ class RawChanges:
     first_row: int = 0
     rows: I64 | None = None
     ignored: int = 0
+    entering: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,9 @@ class Changes:
 
     ``rejected`` lists (row of ``file``, why) of the first changes left out, ``reasons`` counts all of them by
     their first reason. ``keyless`` counts those with a null entity key, which stay: they end the change
-    before them. ``ignored`` counts tombstones, messages and images of what was."""
+    before them. ``ignored`` counts tombstones, messages and images of what was. Row i of the table is row
+    ``rows[i]`` of ``file``, or ``first_row + i``; less than 0 where it is made of more than one. ``claims``
+    marks updates and deletes, which say that their row was there before (None: there are none)."""
 
     table: pa.Table
     rejected: tuple[tuple[int, str], ...] = ()
@@ -63,10 +66,17 @@ class Changes:
     ignored: int = 0
     file: LogFile | None = None
     first_row: int = 0
+    rows: I64 | None = None
+    claims: Bools | None = None
 
     @property
     def rejected_count(self) -> int:
         return sum(self.reasons.values())
+
+    def with_claims(self) -> pa.Table:
+        """The table with ``CLAIM_COLUMN``."""
+        claims = np.zeros(self.table.num_rows, np.bool_) if self.claims is None else self.claims
+        return self.table.append_column(CLAIM_COLUMN, pa.array(claims))
 
 
 class Rejections:
@@ -135,14 +145,20 @@ def settled(
         keyless |= null_rows(table.column(name))
     keyless &= judged.left & upsert
     table = table.append_column(OPERATION_COLUMN, pa.array(operation))
+    claims = claims_of(raw.words, meanings(source))
+    if raw.entering is not None:
+        claims &= ~raw.entering
+    whole = bool(judged.left.all())
     return Changes(
-        table if judged.left.all() else table.filter(pa.array(judged.left)),
+        table if whole else table.filter(pa.array(judged.left)),
         judged.details,
         dict(judged.reasons),
         int(keyless.sum()),
         int(ignored.sum()) + raw.ignored,
         raw.file,
         raw.first_row,
+        raw.rows if whole else numbers[judged.left],
+        claims if whole else claims[judged.left],
     )
 
 

@@ -73,16 +73,16 @@ def read_changes(
     if source.format == "snapshots":
         yield from snapshots.differences(source, entity_keys, columns, root, files)
         return
-    moved = delta.keys_that_stay(source, columns, root, files) if source.format == "delta_cdf" else None
+    images = delta.images(source, columns, root, files) if source.format == "delta_cdf" else None
     operation = _operation_column(source)
     assert operation is not None
     for batch in scan(source.log, root, [*columns, operation], files):
-        if moved is None:
+        if images is None:
             yield flat_changes(
                 batch.table, source, entity_keys, columns, file=batch.file, first_row=batch.first_row
             )
         else:
-            raw = delta.raw_changes(batch, source, columns, moved)
+            raw = delta.raw_changes(batch, source, columns, images)
             yield settled(raw, source, entity_keys, columns)
 
 

@@ -119,6 +119,7 @@ def _changes(
     sources = [envelope.source for envelope in found]
 
     moved = []
+    entering = None
     for i in np.flatnonzero(operation == UPSERT).tolist():
         left = _left_behind(found[i], source)
         if left is not None:
@@ -127,6 +128,8 @@ def _changes(
             sources.append(sources[i])
             rows.append(rows[i])
     if moved:
+        entering = np.zeros(len(found) + len(moved), np.bool_)
+        entering[moved] = True
         operation = np.concatenate([operation, np.full(len(moved), DELETE)])
         words = pa.concat_arrays([words, words.take(pa.array(moved))])
 
@@ -146,6 +149,7 @@ def _changes(
         first_row,
         np.array(rows, np.int64),
         ignored,
+        entering,
     )
 
 

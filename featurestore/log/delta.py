@@ -10,6 +10,7 @@ update has moved the row to another key, and the image is the old key's delete.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -33,22 +34,36 @@ I64 = NDArray[np.int64]
 PREIMAGE, POSTIMAGE = "update_preimage", "update_postimage"
 
 
-def keys_that_stay(
+@dataclass(frozen=True)
+class Images:
+    """Of each updated row its commit and primary key ``before`` and ``after`` the update, as sorted
+    hashes."""
+
+    before: Hashes
+    after: Hashes
+
+
+def images(
     source: TableSource, columns: Mapping[str, DType], root: Path, files: Sequence[LogFile] | None
-) -> Hashes:
-    """Of each updated row its commit and primary key after the update, as sorted hashes."""
+) -> Images:
+    """What all files say of updated rows: an update's two images may lie in different ones."""
     assert source.log is not None
-    found = [no_hashes()]
+    before, after = [no_hashes()], [no_hashes()]
     for batch in scan(source.log, root, [*source.primary_keys, COMMIT_VERSION, CHANGE_TYPE], files):
-        after = _is(batch.table, POSTIMAGE)
-        if after.any():
-            found.append(_keys(batch.table, source, columns)[after])
-    all_found = np.concatenate(found)
-    return all_found[sorting(all_found)]
+        for word, found in ((PREIMAGE, before), (POSTIMAGE, after)):
+            of_word = _is(batch.table, word)
+            if of_word.any():
+                found.append(_keys(batch.table, source, columns)[of_word])
+    return Images(_in_order(before), _in_order(after))
+
+
+def _in_order(parts: Sequence[Hashes]) -> Hashes:
+    found = np.concatenate(parts)
+    return found[sorting(found)]
 
 
 def raw_changes(
-    batch: RawBatch, source: TableSource, columns: Mapping[str, DType], stay: Hashes
+    batch: RawBatch, source: TableSource, columns: Mapping[str, DType], images: Images
 ) -> RawChanges:
     """The rows of a change feed as changes."""
     table = batch.table
@@ -59,15 +74,19 @@ def raw_changes(
     before = np.flatnonzero(_is(table, PREIMAGE))
     if len(before):
         keys = _keys(table, source, columns)[before]
-        found = places(stay, keys)[1]
+        found = places(images.after, keys)[1]
         moved = np.zeros(table.num_rows, np.bool_)
         moved[before[~found]] = True
         operation = np.where(moved, DELETE, operation)
         table = _known_when_committed(table, source, moved)
+    entering = np.zeros(table.num_rows, np.bool_)
+    if len(images.before):  # a feed without them says nothing of keys that change
+        after = np.flatnonzero(_is(table, POSTIMAGE))
+        entering[after] = ~places(images.before, _keys(table, source, columns)[after])[1]
     order = DELTA_POSITION[1]
     if order in columns:
         table = table.append_column(order, pa.array((operation != DELETE).astype(np.int64)))
-    return RawChanges(table, operation, words, batch.file, batch.first_row)
+    return RawChanges(table, operation, words, batch.file, batch.first_row, entering=entering)
 
 
 def _known_when_committed(table: pa.Table, source: TableSource, moved: NDArray[np.bool_]) -> pa.Table:

@@ -44,6 +44,16 @@ def operation_codes(words: pa.Array, known: Mapping[str, str]) -> I64:
     return made
 
 
+def claims_of(words: pa.Array, known: Mapping[str, str]) -> NDArray[np.bool_]:
+    """Which of ``words`` claim that their row was there before: updates and deletes."""
+    encoded = pc.fill_null(words, "").dictionary_encode()
+    claims = [known.get(word.strip().lower(), "") in ("u", "d") for word in encoded.dictionary.to_pylist()]
+    if not any(claims):
+        return np.zeros(len(words), np.bool_)
+    made: NDArray[np.bool_] = np.take(np.array(claims, np.bool_), np.asarray(encoded.indices))
+    return made
+
+
 def words_of(column: pa.Array) -> pa.Array:
     """An operation column as text."""
     if column.type == CELL:

@@ -199,7 +199,10 @@ def _difference(
         gone = ~places(now.keys, old_keys)[1]
         keys = before.table.select(list(source.primary_keys)).take(pa.array(np.sort(before.rows[gone])))
         parts.append(_changes_table(keys, DELETE, columns, day, source))
-    return Changes(pa.concat_tables(parts).combine_chunks(), keyless=int(keyless.sum()), file=file)
+    made = pa.concat_tables(parts).combine_chunks()
+    # A difference is of two rows, so it is in no one place.
+    nowhere = np.full(made.num_rows, -1, np.int64)
+    return Changes(made, keyless=int(keyless.sum()), file=file, rows=nowhere)
 
 
 def _changes_table(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,14 +18,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.errors import RequestError, UnknownNameError, suggestion
+from featurestore.errors import RequestError, RowError, UnknownNameError, suggestion
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.roles import Roles
 from featurestore.kernel.versions import single
+from featurestore.log.origins import Place
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.additions import Additions, prepare
 from featurestore.store.changes import ChangeLayout, is_table, taken_apart
 from featurestore.store.commit import Commit
+from featurestore.store.conflicts import SHOWN, Conflict, conflicts_of, refused
 from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
@@ -45,9 +47,15 @@ _registries: WeakKeyDictionary[Store, Registry] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of each pushed row. ``rejected`` holds (number, reason): rows are numbered from 1,
-    without the header of a file; in JSON lines it is the line's number. ``store_commit`` is the commit
-    that holds the last of them."""
+    """What became of each pushed row: accepted + corrected + duplicate + keyless + ignored + rejected are all
+    of them. ``rejected`` holds (number, reason): rows are numbered from 1, without the header of a file; in
+    JSON lines it is the line's number. ``store_commit`` is the commit that holds the last of them.
+
+    Of a table, ``ignored`` rows are tombstones and the like, ``corrected`` ones are in conflict: other
+    content than another change of their row at their position, the first of which ``conflicts`` names.
+    ``updates_of_unseen_rows`` counts rows that the store had not seen and whose first change, by position, is
+    an update or a delete: it is accepted.
+    """
 
     source: str
     accepted: int
@@ -56,6 +64,9 @@ class IngestReport:
     keyless: int
     rejected: list[tuple[int, str]]
     store_commit: int
+    ignored: int = 0
+    conflicts: list[Conflict] = field(default_factory=list)
+    updates_of_unseen_rows: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -64,15 +75,24 @@ class IngestReport:
             "corrected": self.corrected,
             "duplicate": self.duplicate,
             "keyless": self.keyless,
+            "ignored": self.ignored,
+            "conflicts": [conflict.to_dict() for conflict in self.conflicts],
+            "updates_of_unseen_rows": self.updates_of_unseen_rows,
             "rejected": [{"row": row, "reason": reason} for row, reason in self.rejected],
             "store_commit": self.store_commit,
         }
 
     def text(self) -> str:
         counted = (("accepted", self.accepted), ("corrected", self.corrected), ("duplicate", self.duplicate),
-                   ("without an entity key", self.keyless), ("rejected", len(self.rejected)))  # fmt: skip
+                   ("without an entity key", self.keyless), ("ignored", self.ignored),
+                   ("rejected", len(self.rejected)))  # fmt: skip
         told = ", ".join(f"{n:,} {what}" for what, n in counted if n or what == "accepted")
         lines = [f"{self.source}: {told} (store commit {self.store_commit})"]
+        lines.extend(f"  in conflict: {conflict.text()}" for conflict in self.conflicts)
+        if self.updates_of_unseen_rows:
+            lines.append(
+                f"  rows never seen before that begin with an update: {self.updates_of_unseen_rows:,}"
+            )
         lines.extend(f"  row {row:,}: {reason}" for row, reason in self.rejected[:20])
         if len(self.rejected) > 20:
             lines.append(f"  ... and {len(self.rejected) - 20:,} more")
@@ -87,23 +107,26 @@ def ingest(
     *,
     atomic: bool,
     now_us: int,
+    strict: bool = False,
 ) -> IngestReport:
     """Push ``rows`` into an applied source: a file (.jsonl, .csv, .parquet), dicts or an Arrow table.
 
     A bad row is refused with its reason and the others go on; with ``atomic`` it refuses all of them
-    (RowError, nothing is written). Rows that are handed in at once are one commit, those of a file one commit
-    for every few thousand.
+    (RowError, nothing is written). With ``strict`` so does a change that is in conflict with another one of
+    its row at its position, here or in the store. Rows that are handed in at once are one commit, those of a
+    file one commit for every few thousand; with ``atomic`` or ``strict`` one.
     """
     registry = _registry(store)
     plan = _source(registry, source)
     pushes: Iterable[Push] = pushes_of(root, plan, rows)
-    if atomic:
+    if atomic or strict:
         pushes = [all_or_none(joined(list(pushes), plan), plan)]
     counts: Counter[str] = Counter()
     rejected: list[tuple[int, str]] = []
+    conflicts: list[Conflict] = []
     number = 0
     for push in pushes:
-        number = _push(store, plan, push, now_us, counts) or number
+        number = _push(store, plan, push, now_us, counts, conflicts, strict=strict) or number
         rejected.extend(push.rejected)
     if not number:
         with store.snapshot() as snapshot:
@@ -116,6 +139,9 @@ def ingest(
         counts["keyless"],
         rejected,
         number,
+        counts["ignored"],
+        conflicts[:SHOWN],
+        counts["unseen"],
     )
 
 
@@ -166,6 +192,17 @@ class _Prepared:
         kept[self.additions.delivery.row] = self.additions.novelty.kept
         return status, kept
 
+    def conflicts(self, push: Push) -> list[Conflict]:
+        return []
+
+    @property
+    def conflicting(self) -> int:
+        return 0
+
+    @property
+    def unseen(self) -> int:
+        return 0
+
     def append(self, commit: Commit) -> None:
         commit.append(self.timeline.id, self.additions.rows)
 
@@ -184,6 +221,18 @@ class _PlacedChanges:
         assert len(self.placement.status) == rows
         return self.placement.status, self.placement.kept
 
+    def conflicts(self, push: Push) -> list[Conflict]:
+        layout = ChangeLayout.of(self.timeline)
+        return conflicts_of(self.placement, layout, lambda row: Place("", int(push.numbers[row])))
+
+    @property
+    def conflicting(self) -> int:
+        return len(self.placement.conflicting)
+
+    @property
+    def unseen(self) -> int:
+        return self.placement.unseen
+
     def append(self, commit: Commit) -> None:
         self.placement.write(commit, self.timeline.id)
 
@@ -196,7 +245,16 @@ class _PlacedChanges:
 _Part = _Prepared | _PlacedChanges
 
 
-def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Counter[str]) -> int:
+def _push(
+    store: Store,
+    plan: SourcePlan,
+    push: Push,
+    now_us: int,
+    counts: Counter[str],
+    conflicts: list[Conflict],
+    *,
+    strict: bool,
+) -> int:
     """Write one push in one commit; returns its number, 0 where there was nothing to write."""
     if not push.table.num_rows and not push.rejected and not push.ignored:
         return 0
@@ -209,6 +267,10 @@ def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Count
     with store.commit("ingest", now_us=now_us, detail=plan.name) as commit:
         if commit.number != seen + 1:
             prepared = _again(store, registry, plan, table, hashes, prepared, commit)
+        # The timelines of all entities hold the same changes.
+        told = max((one.conflicts(push) for one in prepared), key=len, default=[])
+        if strict and told:
+            raise _in_conflict(plan.name, told, max(one.conflicting for one in prepared))
         found = _write(commit, plan, table, prepared, now_us)
         found["rejected"] = len(push.rejected)
         found["ignored"] = push.ignored
@@ -216,7 +278,19 @@ def _push(store: Store, plan: SourcePlan, push: Push, now_us: int, counts: Count
         commit.count(plan.name, PARTITION, found)
         number = commit.number
     counts.update(found)
+    counts["unseen"] += max((one.unseen for one in prepared), default=0)
+    conflicts += told
     return number
+
+
+def _in_conflict(source: str, conflicts: Sequence[Conflict], count: int) -> RowError:
+    rows = [
+        (place.row, f"in conflict with another change of row {conflict.row} at position {conflict.position}")
+        for conflict in conflicts
+        for place in (conflict.counts, *conflict.others)
+        if place.row is not None
+    ]
+    return refused(source, conflicts=conflicts, count=count, written="nothing is written", rows=sorted(rows))
 
 
 def _again(

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.changes import UPSERT
+from featurestore.kernel.changes import CLAIM_COLUMN, UPSERT
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.versions import HASH_COLUMN, NEVER, instants, single
 from featurestore.store.changes import (
@@ -44,7 +44,9 @@ COUNTED = {ACCEPTED: "accepted", CORRECTED: "corrected", DUPLICATE: "duplicate",
 @dataclass(frozen=True)
 class Placement:
     """What a delivery adds to a timeline version. ``status`` int8[n] and ``kept`` bool[n] say what became of
-    each change that was handed in; ``identities`` are (row key, entity key)."""
+    each change that was handed in; ``identities`` are (row key, entity key). ``conflicting`` changes have
+    other content than another one of their row at their position, here or in ``standing``, what is there of
+    these rows; ``unseen`` rows are new and begin with an update or a delete."""
 
     delivered: Delivered
     rows: Sequence[SegmentRow]
@@ -53,6 +55,8 @@ class Placement:
     status: NDArray[np.int8]
     kept: NDArray[np.bool_]
     conflicting: I64
+    standing: pa.Table | None
+    unseen: int
 
     def counts(self) -> dict[str, int]:
         """How many changes became what."""
@@ -84,6 +88,8 @@ def placement(
     rows: Sequence[SegmentRow] = ()
     identities: Sequence[tuple[bytes, bytes]] = ()
     conflicting = np.empty(0, np.int64)
+    there_already: pa.Table | None = None
+    unseen = 0
     if len(delivered.rows):
         encoded = changes.row_key.dictionary_encode()
         row = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
@@ -93,12 +99,36 @@ def placement(
         status[delivered.rows] = np.where(keyless, KEYLESS, found.status)
         kept[delivered.rows] = found.kept
         conflicting = delivered.rows[found.status == CORRECTED]
+        there_already = stands.table
+        unseen = _unseen(changes, row, encoded.dictionary, stands, layout)
         fresh = np.flatnonzero(found.kept)
         if len(fresh):
             rows, identities = _placed(
                 changes.take(fresh), row[fresh], encoded.dictionary, stands, layout, level
             )
-    return Placement(delivered, rows, identities, truncates, status, kept, conflicting)
+    return Placement(delivered, rows, identities, truncates, status, kept, conflicting, there_already, unseen)
+
+
+def _unseen(changes: RowChanges, row: I64, row_keys: pa.Array, stands: Standing, layout: ChangeLayout) -> int:
+    """How many rows nothing was known of, and at their least position is nothing but updates and deletes."""
+    table = changes.table
+    if CLAIM_COLUMN not in table.column_names:
+        return 0
+    claims = pc.fill_null(single(table, CLAIM_COLUMN), False).to_numpy(zero_copy_only=False)
+    begins = np.zeros(len(row_keys), np.bool_)
+    begins[row[claims]] = True
+    if stands.table is not None and begins.any():
+        begins[_numbers(stands.table, row_keys, layout)] = False
+    some = np.flatnonzero(begins[row])
+    if not len(some):
+        return 0
+    position = [instants(single(table, name), null=0)[some] for name in layout.position]
+    by = np.lexsort((*position[::-1], row[some]))
+    new_row = np.append(True, np.diff(row[some][by]) != 0)
+    new_place = np.logical_or.reduce([new_row, *(np.append(True, np.diff(one[by]) != 0) for one in position)])
+    places = np.flatnonzero(new_place)
+    all_claim = np.logical_and.reduceat(claims[some][by], places)
+    return int((all_claim & new_row[places]).sum())
 
 
 def _novelty(

@@ -7,7 +7,7 @@ Time: times are read as in the source's log; a missing ``available_at`` stays nu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, RowError, suggestion
-from featurestore.kernel.changes import OPERATION_COLUMN
+from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.roles import ChangeRoles
 from featurestore.log.cast import cast_rows, cast_table
 from featurestore.log.cells import cells_of
@@ -34,11 +34,13 @@ PIECE_ROWS = 1_000
 @dataclass(frozen=True)
 class Push:
     """Good rows of one push, in canonical columns (of a table: a changes table), and those that were refused;
-    how many were tombstones and the like."""
+    how many were tombstones and the like. Row i of ``table`` was row ``numbers[i]`` of the push; of a table's
+    changes only."""
 
     table: pa.Table
     rejected: Sequence[tuple[int, str]] = ()
     ignored: int = 0
+    numbers: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
 
 
 def pushes_of(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
@@ -119,7 +121,8 @@ def _good_changes(
         raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
     made = flat_changes(raw, _flat(plan), (), plan.schema)
     refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
-    return Push(made.table, sorted(refused), made.ignored)
+    left = numbers if made.rows is None else numbers[made.rows]
+    return Push(made.with_claims(), sorted(refused), made.ignored, left)
 
 
 def _flat(plan: SourcePlan) -> TableSource:
@@ -148,11 +151,12 @@ def joined(pushes: Sequence[Push], plan: SourcePlan) -> Push:
         pa.concat_tables(tables).combine_chunks(),
         sorted(row for push in pushes for row in push.rejected),
         sum(push.ignored for push in pushes),
+        np.concatenate([np.empty(0, np.int64), *(push.numbers for push in pushes)]),
     )
 
 
 def _empty(plan: SourcePlan) -> pa.Table:
-    operation = [] if plan.changes is None else [(OPERATION_COLUMN, pa.int64())]
+    operation = [] if plan.changes is None else [(OPERATION_COLUMN, pa.int64()), (CLAIM_COLUMN, pa.bool_())]
     return pa.schema([*((name, dtype.arrow) for name, dtype in plan.columns), *operation]).empty_table()
 
 
@@ -161,7 +165,7 @@ def all_or_none(push: Push, plan: SourcePlan) -> Push:
         shown = "; ".join(f"row {row}: {reason}" for row, reason in push.rejected[:5])
         raise RowError(
             f'source "{plan.name}": nothing is written, {len(push.rejected):,} rows are refused ({shown})',
-            hint="mend them, or push without atomic to leave them out",
+            hint="mend them, or push without atomic and strict to leave them out",
             rows=push.rejected,
         )
     return push

@@ -192,7 +192,9 @@ def test_two_contents_of_a_row_at_one_position_are_counted_and_the_greater_count
 def test_conflicts_in_a_log_are_named_by_the_backfill(orders: Project) -> None:
     orders.write([row("c", "r7", lsn=1, at="09:00", x=1.0), row("c", "r7", lsn=1, at="09:00", x=2.0)])
     report = orders.backfill()
-    assert report.counts["corrected"] == 1 and report.timelines[0].corrections == ["r7"]
+    [conflict] = report.timelines[0].conflicts
+    assert report.counts["corrected"] == 1 and (conflict.row, conflict.position) == ("r7", "1")
+    assert {conflict.counts.row, conflict.others[0].row} == {1, 2}
 
 
 def test_the_same_changes_in_another_file_add_nothing(orders: Project) -> None:
