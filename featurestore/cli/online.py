@@ -56,7 +56,8 @@ def get(
         return
     metadata = response["metadata"]
     write_columns(metadata["feature_names"], [column["values"] for column in response["results"]])
-    say(f"as of {metadata['as_of']}, store commit {metadata['store_commit']}")
+    known = "" if known_at is None else f", known at {metadata['known_at']}"
+    say(f"as of {metadata['as_of']}{known}, store commit {metadata['store_commit']}")
 
 
 def _explain(
@@ -70,7 +71,8 @@ def _explain(
 ) -> None:
     if isinstance(names, str):
         raise UsageError(
-            f'--explain: "{names}" is more than one feature', hint=f"name one, like {names}:FEATURE"
+            f'--explain: "{names}" is more than one feature',
+            hint="name its features one by one, as VIEW:FEATURE",
         )
     rows = [dict(zip(keys, row, strict=True)) for row in zip(*keys.values(), strict=True)]
     values = [

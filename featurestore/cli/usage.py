@@ -34,10 +34,13 @@ def check_times(*, as_of: str | None = None, known_at: str | None = None) -> Non
     try:
         if as_of is not None:
             instants.instant(as_of, what="--as-of")
+    except RequestError as error:
+        raise UsageError(error.fact, hint=error.hint) from None
+    try:
         if known_at not in (None, "as_of"):
             instants.instant(known_at, what="--known-at")
     except RequestError as error:
-        raise UsageError(error.fact, hint=error.hint) from None
+        raise UsageError(error.fact, hint=f"{error.hint}, or as_of") from None
 
 
 def entities(pairs: Sequence[str]) -> dict[str, list[str]]:

@@ -36,8 +36,10 @@ class TableSource:
     LSN text is parsed) is the total order of one row's changes. ``format``: ``"flat"`` rows with an operation
     column ``op``, whose values ``operations`` maps to r, c, u, d, t (m: ignore) besides the usual words;
     ``"debezium"`` envelopes, ``changed_at`` defaulting to ``source.ts_ms`` and ``position`` to the source's
-    LSN or binlog position; ``"delta_cdf"``, the change feed's columns; ``"snapshots"``, the whole table once
-    a day in partitions ``ds``, whose changes are derived. Columns are as in an EventSource.
+    LSN or binlog position, ``available_at="envelope.ts_ms"`` naming the connector's clock; ``"delta_cdf"``,
+    the change feed's columns; ``"snapshots"``, the whole table once a day in partitions ``ds``, whose changes
+    are derived. Columns are as in an EventSource. Where an ``available_at`` is the deleted row's own, as in
+    an envelope's ``before``, the deletion was known when it was committed.
     """
 
     name: str

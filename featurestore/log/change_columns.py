@@ -28,6 +28,10 @@ SNAPSHOT_DATE = "ds"
 OF_SOURCE = "source."
 """How a declaration names a part of an envelope's source, as in position="source.pos"."""
 
+OF_ENVELOPE = "envelope."
+"""How it names the connector's own clock, as in available_at="envelope.ts_ms"."""
+_CLOCKS = tuple(f"{OF_ENVELOPE}{unit}" for unit in ("ts_ms", "ts_us", "ts_ns"))
+
 
 def effective(source: TableSource) -> tuple[str, tuple[str, ...]]:
     """The names that a changes table has for ``changed_at`` and for the columns of the position: the declared
@@ -51,7 +55,9 @@ def own_columns(source: TableSource) -> set[str]:
         return set()
     if source.format == "debezium":
         made |= {name for name in (changed_at, *position) if name.startswith(OF_SOURCE)}
-    return made & {changed_at, *position}
+        if source.available_at is not None and source.available_at.startswith((OF_SOURCE, OF_ENVELOPE)):
+            made.add(source.available_at)
+    return made & {changed_at, *position, source.available_at or changed_at}
 
 
 def snapshot_date(source: TableSource) -> str:
@@ -78,6 +84,12 @@ def declared_change_columns(
     the declaration names besides, then the format's own."""
     changed_at, position = effective(source)
     own = own_columns(source) - raw.keys()
+    for clock in own - {*_CLOCKS}:
+        if clock.startswith(OF_ENVELOPE):
+            raise DefinitionError(
+                f'source "{source.name}": an envelope has no "{clock}" (available_at)',
+                hint=suggestion(clock, _CLOCKS, what="the connector's clocks"),
+            )
     aside = not_of_the_row(source)
     listed = list(source.columns) if source.columns is not None else []
     if source.columns is None:
@@ -103,9 +115,9 @@ def declared_change_columns(
             )
         text = types.get(name)
         out[name] = _declared(name, raw[name], None if text is None else dtypes.parse(text), source)
-    for name in (changed_at, *position):
-        if name in own:
-            out[name] = TIMESTAMP if name == changed_at else INT64
+    for part in (changed_at, *position, source.available_at):
+        if part is not None and part in own:
+            out[part] = INT64 if part in position else TIMESTAMP
     return out
 
 

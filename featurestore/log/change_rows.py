@@ -36,7 +36,9 @@ class RawChanges:
     """Rows as a log holds them, each a change. ``table`` has raw columns under the names of the changes
     table, ``operation`` says what each row does, ``words`` how the log says it. Row i of the table is row
     ``rows[i]`` of ``file``, or ``first_row + i``. ``ignored`` counts what came before that is no row of the
-    table. ``entering`` marks updates that give their row another primary key: under it, the row is new."""
+    table. ``entering`` marks updates that give their row another primary key: under it, the row is new. The
+    rows ``of_before`` hold what was before the change: where an ``available_at`` among it is older than the
+    commit, or null, it says nothing of when the change was known, and the commit's time stands."""
 
     table: pa.Table
     operation: I64
@@ -46,6 +48,7 @@ class RawChanges:
     rows: I64 | None = None
     ignored: int = 0
     entering: Bools | None = None
+    of_before: Bools | None = None
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ def settled(
     """
     changed_at, position = effective(source)
     cast = _cast(raw.table, source, columns, position)
-    table, operation = cast.table, raw.operation
+    table, operation = _known(cast.table, raw, source, changed_at), raw.operation
     numbers = raw.rows
     if numbers is None:
         numbers = np.arange(raw.first_row, raw.first_row + table.num_rows, dtype=np.int64)
@@ -179,6 +182,16 @@ def _cast(raw: pa.Table, source: TableSource, columns: Mapping[str, DType], posi
             first = array.take(pa.array(rows[:_SHOWN_REJECTED]))
             faults.append(Fault(name, f'column "{name}" holds no position', rows, _shown(first)))
     return Cast(table.select(list(columns)), None, tuple(faults))
+
+
+def _known(table: pa.Table, raw: RawChanges, source: TableSource, changed_at: str) -> pa.Table:
+    name = source.available_at
+    if raw.of_before is None or name is None or not raw.of_before.any():
+        return table
+    own, committed = table.column(name), table.column(changed_at)
+    older = pc.fill_null(pc.less(own, committed), True)
+    known = pc.if_else(pc.and_(pa.array(raw.of_before), older), committed, own)
+    return table.set_column(table.schema.get_field_index(name), name, known)
 
 
 def _reject_unknown(raw: RawChanges, source: TableSource, judged: Rejections) -> None:

@@ -1,7 +1,7 @@
 """Debezium's envelopes as changes.
 
-Time: ``changed_at`` is the commit's at the origin, ``source.ts_ms`` or finer; the envelope's own ``ts_ms`` is
-the connector's clock and means nothing here.
+Time: ``changed_at`` is the commit's at the origin, ``source.ts_ms`` or finer. The envelope's own ``ts_ms`` is
+the connector's clock: when it saw the change, which is what ``available_at="envelope.ts_ms"`` takes.
 
 An update that changes the primary key, which Debezium itself writes as a delete and a create, is both here.
 """
@@ -23,6 +23,7 @@ from featurestore.log.cells import NULL, cells_of_json
 from featurestore.log.change_columns import (
     CHANGED_AT,
     DEBEZIUM_POSITION,
+    OF_ENVELOPE,
     OF_SOURCE,
     effective,
     own_columns,
@@ -51,10 +52,11 @@ def row_columns(
     known: dict[str, tuple[pa.DataType, LogFile]] = {}
     seen: dict[str, CellColumn] = {}
     schemas: dict[bytes, RowSchema] = {}
+    times = (source.changed_at, source.event_time, source.available_at)
     for file, first_row, messages in envelopes(source.log, root, files):
         for schema, run in _runs(messages, first_row):
             if not schema:
-                _see(seen, run, needed, file)
+                _see(seen, run, needed, times, file)
             elif schema not in schemas:
                 schemas[schema] = row_schema(schema)
                 for name, column in schemas[schema].items():
@@ -62,7 +64,7 @@ def row_columns(
                     if was != column.arrow:
                         raise LogError(
                             f'column "{name}" is {was} in log file "{origin.shown}" and {column.arrow} in '
-                            f'"{file.shown}", row {run[0][0]}',
+                            f'"{file.shown}", row {run[0][0] + 1:,}',
                             hint="declare another source for the rows after the change, or repair the files",
                         )
     inferred = {
@@ -116,7 +118,6 @@ def _changes(
     operation = operation_codes(words, meanings(source))
     upsert = (operation == UPSERT).tolist()
     contents = [one.after if up else _content(one) for one, up in zip(found, upsert, strict=True)]
-    sources = [envelope.source for envelope in found]
 
     moved = []
     entering = None
@@ -125,10 +126,10 @@ def _changes(
         if left is not None:
             moved.append(i)
             contents.append(left)
-            sources.append(sources[i])
+            found.append(found[i])
             rows.append(rows[i])
     if moved:
-        entering = np.zeros(len(found) + len(moved), np.bool_)
+        entering = np.zeros(len(found), np.bool_)
         entering[moved] = True
         operation = np.concatenate([operation, np.full(len(moved), DELETE)])
         words = pa.concat_arrays([words, words.take(pa.array(moved))])
@@ -140,7 +141,11 @@ def _changes(
             values = cells_of_json([None if content is None else content.get(name) for content in contents])
             read = schema[name].read if name in schema else None
             arrays[name] = values if read is None else read(values)
-    arrays |= _own_columns(sources, source)
+    arrays |= _own_columns(found, source)
+    of_before = None
+    if source.available_at is not None and source.available_at not in own:
+        of_before = operation != UPSERT
+        of_before[len(upsert) :] = False  # of an update's two halves, both are known with what it wrote
     return RawChanges(
         pa.Table.from_arrays(list(arrays.values()), names=list(arrays)),
         operation,
@@ -150,17 +155,24 @@ def _changes(
         np.array(rows, np.int64),
         ignored,
         entering,
+        of_before,
     )
 
 
-def _own_columns(sources: Sources, source: TableSource) -> dict[str, pa.Array]:
-    """``changed_at`` and position where they are no columns of the row."""
+def _own_columns(found: Sequence[Envelope], source: TableSource) -> dict[str, pa.Array]:
+    """``changed_at``, position and ``available_at`` where they are no columns of the row."""
     changed_at, position = effective(source)
+    sources = [envelope.source for envelope in found]
     own: dict[str, pa.Array] = {}
     if changed_at == CHANGED_AT:
         own[changed_at] = committed_at(sources)
     elif changed_at.startswith(OF_SOURCE):
         own[changed_at] = _time_of_source(sources, changed_at.removeprefix(OF_SOURCE))
+    known = source.available_at or changed_at
+    if known.startswith(OF_ENVELOPE):
+        own[known] = _time_of_source([envelope.clock for envelope in found], known.removeprefix(OF_ENVELOPE))
+    elif known.startswith(OF_SOURCE):
+        own[known] = _time_of_source(sources, known.removeprefix(OF_SOURCE))
     if position == DEBEZIUM_POSITION:
         own |= zip(position, own_positions(sources, f'source "{source.name}"'), strict=True)
     else:
@@ -207,6 +219,7 @@ def _see(
     seen: dict[str, CellColumn],
     run: list[tuple[int, Envelope]],
     needed: Collection[str] | None,
+    times: Collection[str | None],
     file: LogFile,
 ) -> None:
     """Let the columns see their values; two kinds in one column are a LogError."""
@@ -225,10 +238,13 @@ def _see(
         if not before:
             before = {int(kinds[kinds != NULL][0])}
         odd = np.flatnonzero((kinds != NULL) & ~np.isin(kinds, list(before)))
-        row = run[int(odd[0]) if len(odd) else 0][0]
+        row = run[int(odd[0]) if len(odd) else 0][0] + 1
+        both = " and ".join(column.clash)
+        way_out = f'declare its type: columns={{"{name}": "string", ...}}; or repair the files'
+        if name in times:
+            way_out = "a time is written in one way throughout: repair the files"
         raise LogError(
-            f'column "{name}" holds both {" and ".join(column.clash)} in log file "{file.shown}", row {row}',
-            hint=f'declare its type: columns={{"{name}": "string", ...}}; or repair the files',
+            f'column "{name}" holds both {both} in log file "{file.shown}", row {row:,}', hint=way_out
         )
 
 

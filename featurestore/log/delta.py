@@ -22,7 +22,7 @@ from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import INT64, DType
 from featurestore.kernel.changes import DELETE
 from featurestore.log.cast import cast_table
-from featurestore.log.change_columns import CHANGE_TYPE, COMMIT_VERSION, DELTA_POSITION, effective
+from featurestore.log.change_columns import CHANGE_TYPE, COMMIT_VERSION, DELTA_POSITION
 from featurestore.log.change_rows import RawChanges
 from featurestore.log.files import LogFile
 from featurestore.log.key_hashes import Hashes, hashes, no_hashes, places, sorting
@@ -78,7 +78,6 @@ def raw_changes(
         moved = np.zeros(table.num_rows, np.bool_)
         moved[before[~found]] = True
         operation = np.where(moved, DELETE, operation)
-        table = _known_when_committed(table, source, moved)
     entering = np.zeros(table.num_rows, np.bool_)
     if len(images.before):  # a feed without them says nothing of keys that change
         after = np.flatnonzero(_is(table, POSTIMAGE))
@@ -86,23 +85,16 @@ def raw_changes(
     order = DELTA_POSITION[1]
     if order in columns:
         table = table.append_column(order, pa.array((operation != DELETE).astype(np.int64)))
-    return RawChanges(table, operation, words, batch.file, batch.first_row, entering=entering)
-
-
-def _known_when_committed(table: pa.Table, source: TableSource, moved: NDArray[np.bool_]) -> pa.Table:
-    # The image has the old row's available_at, which says nothing of when the move was known.
-    name = source.available_at
-    changed_at = effective(source)[0]
-    if name is None or name not in table.column_names or not moved.any():
-        return table
-    at = table.schema.get_field_index(name)
-    committed = table.column(changed_at).combine_chunks()
-    held = table.column(name).combine_chunks()
-    if held.type != committed.type:
-        types = {name: DType("timestamp"), changed_at: DType("timestamp")}
-        cast = cast_table(table, types, timezone=source.timezone, time_unit=source.time_unit).table
-        held, committed = (cast.column(part).combine_chunks() for part in (name, changed_at))
-    return table.set_column(at, name, pc.if_else(pa.array(moved), committed, held))
+    # A deleted row's image has that row's available_at.
+    return RawChanges(
+        table,
+        operation,
+        words,
+        batch.file,
+        batch.first_row,
+        entering=entering,
+        of_before=operation == DELETE,
+    )
 
 
 def _is(table: pa.Table, word: str) -> NDArray[np.bool_]:

@@ -24,7 +24,8 @@ from featurestore.log.schema import raw_schema
 
 Row: TypeAlias = dict[str, Raw]
 
-PARTS = ("value", "schema", "payload", "before", "after", "source", "op")
+CLOCKS = ("ts_ms", "ts_us", "ts_ns")
+PARTS = ("value", "schema", "payload", "before", "after", "source", "op", *CLOCKS)
 _NULL = Raw(b"null")
 _WAY_OUT = (
     'one envelope a line, {"before": ..., "after": ..., "source": ..., "op": ...}, alone or in "payload"; '
@@ -33,12 +34,21 @@ _WAY_OUT = (
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """One change: what the row was, what it is, where that was written, and which operation did it."""
+    """One change: what the row was, what it is, where that was written, which operation did it, and when the
+    connector saw it."""
 
     before: Row | None = None
     after: Row | None = None
     source: Row | None = None
     op: str | None = None
+    ts_ms: Raw = _NULL
+    ts_us: Raw = _NULL
+    ts_ns: Raw = _NULL
+
+    @property
+    def clock(self) -> Row:
+        """The connector's clock, in the units that it gives."""
+        return {"ts_ms": self.ts_ms, "ts_us": self.ts_us, "ts_ns": self.ts_ns}
 
 
 class _Message(Envelope, gc=False):
@@ -105,7 +115,8 @@ def _of_columns(
                 found.append(_of_parts(parts))
             except (msgspec.DecodeError, RecursionError) as error:
                 raise LogError(
-                    f'log file "{batch.file.shown}", row {row}: no Debezium envelope ({error})', hint=_WAY_OUT
+                    f'log file "{batch.file.shown}", row {row + 1:,}: no Debezium envelope ({error})',
+                    hint=_WAY_OUT,
                 ) from error
         if found:
             yield batch.file, batch.first_row, found
@@ -114,7 +125,7 @@ def _of_columns(
 def _of_parts(parts: dict[str, object]) -> Delivered:
     """A message from the columns of a row: text is the JSON of a part, structs are the part."""
     held = {name: part for name, part in parts.items() if part is not None}
-    if not held:
+    if not held.keys() - {*CLOCKS}:  # a tombstone, which may say when it was written
         return Delivered(None)
     for name, part in held.items():
         if name != "op" and isinstance(part, (str, bytes)):

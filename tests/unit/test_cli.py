@@ -137,7 +137,7 @@ def test_a_command_line_without_a_command_shows_help_and_is_a_usage_error(
         (
             ["training-set", "s.csv", "-f", "m", "-o", "t.parquet", "--known-at", "yesterday"],
             '--known-at "yesterday" is not an instant',
-            'write ISO 8601 with an offset: "2026-01-01T00:00:00Z"',
+            'write ISO 8601 with an offset: "2026-01-01T00:00:00Z", or as_of',
         ),
         (
             ["get", ",", "-e", "x=1"],

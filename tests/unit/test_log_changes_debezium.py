@@ -88,6 +88,52 @@ def test_the_commit_time_is_the_sources_in_its_finest_unit_and_never_the_connect
     assert changes.reasons == {"no changed_at": 1}
 
 
+def test_a_change_can_be_known_when_the_connector_saw_it(tmp_path: Path):
+    messages = [
+        change("c", {"id": 1}) | {"ts_ms": 7},
+        {"payload": change("d", None, {"id": 1}) | {"ts_ms": 8, "ts_us": 8123, "ts_ns": 8123999}},
+        change("u", {"id": 3}, {"id": 2}) | {"ts_ms": None},
+        change("t") | {"ts_ms": 9},
+    ]
+    for unit, known in (("ts_ms", [7000, 8000, None, 9000, None]), ("ts_ns", [None, 8123, None, None, None])):
+        name = f"envelope.{unit}"
+        table = read(tmp_path, messages, source(available_at=name)).table
+        assert [at.value for at in table.column(name)] == known
+        assert [at.value for at in table.column("__changed_at")] == [1_000_000] * 5
+    assert change_columns(source(available_at=name), (), tmp_path)[name] == TIMESTAMP
+
+
+def test_the_connectors_clock_is_read_from_a_column_too(tmp_path: Path):
+    rows = [change("c", {"id": 1}) | {"ts_ms": 7}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "log.parquet")
+    declared = source(log=Parquet("log.parquet"), available_at="envelope.ts_ms")
+    (changes,) = read_changes(declared, (), None, tmp_path)
+    assert [at.value for at in changes.table.column("envelope.ts_ms")] == [7000]
+
+
+def test_another_part_of_the_envelope_is_no_time_that_a_change_was_known(tmp_path: Path):
+    with pytest.raises(DefinitionError, match=r'an envelope has no "envelope\.tsms"') as caught:
+        read(tmp_path, [change("c", {"id": 1})], source(available_at="envelope.tsms"))
+    assert 'did you mean "envelope.ts_ms"?' in str(caught.value.hint)
+
+
+def test_a_deletion_is_not_known_before_it_was_committed_whatever_the_deleted_row_says(tmp_path: Path):
+    early, late = "1970-01-01T00:00:00.5Z", "1970-01-01T00:00:09Z"
+    changes = read(
+        tmp_path,
+        [
+            change("c", {"id": 1, "arrived": early}),
+            change("d", None, {"id": 1, "arrived": early}),
+            change("d", None, {"id": 2, "arrived": late}),
+            change("d", None, {"id": 3}),
+            change("u", {"id": 5, "arrived": late}, {"id": 4, "arrived": early}),
+        ],
+        source(available_at="arrived"),
+    )
+    known = [at.value for at in changes.table.column("arrived")]
+    assert known == [500_000, 1_000_000, 9_000_000, 1_000_000, 9_000_000, 9_000_000]
+
+
 def test_the_columns_are_the_rows_and_the_envelopes_own(tmp_path: Path):
     read(tmp_path, [change("c", {"id": 1, "name": "ann", "vip": True, "score": 1.5, "day": "2026-01-01"})])
     assert change_columns(source(), (), tmp_path) == {
@@ -254,11 +300,11 @@ def test_a_value_beyond_its_connect_type_rejects_its_row(tmp_path: Path):
 def test_a_type_that_changes_inside_the_log_is_an_error_that_names_file_and_row(tmp_path: Path):
     id_, text = {"type": "int32", "field": "id"}, {"type": "string", "field": "id"}
     with pytest.raises(
-        LogError, match=r'column "id" is int64 in log file "log.jsonl" and string in "log.jsonl", row 1'
+        LogError, match=r'column "id" is int64 in log file "log.jsonl" and string in "log.jsonl", row 2'
     ):
         read(tmp_path, [wrapped(change("c", {"id": 1}), id_), wrapped(change("c", {"id": "1"}), text)])
     with pytest.raises(
-        LogError, match=r'column "id" holds both number and text in log file "log.jsonl", row 2'
+        LogError, match=r'column "id" holds both number and text in log file "log.jsonl", row 3'
     ):
         read(tmp_path, [change("c", {"id": 1}), None, change("c", {"id": "1"})])
     with pytest.raises(LogError, match=r'"log.jsonl", line 2: no Debezium envelope'):

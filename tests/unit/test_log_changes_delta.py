@@ -95,6 +95,13 @@ def test_the_old_key_is_known_to_be_gone_when_that_was_committed(tmp_path: Path)
     assert [at.value for at in changes.table.column("arrived")] == [5_000_000, 9_000_000]
 
 
+def test_a_deletion_is_not_known_before_it_was_committed(tmp_path: Path):
+    arrived = pa.array([0, 9_000_000], pa.timestamp("us")).to_pylist()
+    write(tmp_path, [(5, 1, "a", "delete"), (5, 2, "a", "delete")], arrived=arrived)
+    changes = read(tmp_path, available_at="arrived")
+    assert [at.value for at in changes.table.column("arrived")] == [5_000_000, 9_000_000]
+
+
 def test_a_log_that_is_no_change_feed_says_so(tmp_path: Path):
     pq.write_table(pa.table({"id": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DefinitionError, match='no column "_change_type"'):
