@@ -36,10 +36,11 @@ class TableSource:
     LSN text is parsed) is the total order of one row's changes. ``format``: ``"flat"`` rows with an operation
     column ``op``, whose values ``operations`` maps to r, c, u, d, t (m: ignore) besides the usual words;
     ``"debezium"`` envelopes, ``changed_at`` defaulting to ``source.ts_ms`` and ``position`` to the source's
-    LSN or binlog position, ``available_at="envelope.ts_ms"`` naming the connector's clock; ``"delta_cdf"``,
-    the change feed's columns; ``"snapshots"``, the whole table once a day in partitions ``ds``, whose changes
-    are derived. Columns are as in an EventSource. Where an ``available_at`` is the deleted row's own, as in
-    an envelope's ``before``, the deletion was known when it was committed.
+    LSN or binlog position, ``available_at="envelope.ts_ms"`` naming the connector's clock and ``table``
+    ("orders", "public.orders") one of several tables in the log; ``"delta_cdf"``, the change feed's columns;
+    ``"snapshots"``, the whole table once a day in partitions ``ds``, whose changes are derived. Columns are
+    as in an EventSource. Where an ``available_at`` is the deleted row's own, as in an envelope's ``before``,
+    the deletion was known when it was committed.
     """
 
     name: str
@@ -57,6 +58,7 @@ class TableSource:
     columns: list[str] | tuple[str, ...] | Mapping[str, str] | None = field(default=None, hash=False)
     timezone: str = "UTC"
     time_unit: str | None = None
+    table: str | None = None
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict, hash=False)
     owner: str = ""
@@ -90,6 +92,11 @@ class TableSource:
                 raise DefinitionError(
                     f"{label} has no position", hint='name what orders changes: position="lsn"'
                 )
+        if self.table is not None and self.format != "debezium":
+            raise DefinitionError(
+                f"{label}: table={self.table!r} says nothing about {self.format} logs",
+                hint='only envelopes name their table: format="debezium"',
+            )
         for value, meaning in (self.operations or {}).items():
             if meaning not in ("r", "c", "u", "d", "t", "m"):
                 raise DefinitionError(

@@ -128,6 +128,8 @@ def inferred(source: TableSource, entity_keys: Sequence[str]) -> Collection[str]
     typed = set(source.columns) if isinstance(source.columns, Mapping) else set()
     changed_at, position = effective(source)
     times = {changed_at, source.event_time, source.available_at}
+    if source.time_unit is not None:  # else the log must be asked whether they are integers
+        times -= typed
     named = {*source.columns, *source.primary_keys, source.order_by, *entity_keys} - typed - set(position)
     return {name for name in named | times if name is not None}
 

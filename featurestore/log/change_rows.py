@@ -38,7 +38,8 @@ class RawChanges:
     ``rows[i]`` of ``file``, or ``first_row + i``. ``ignored`` counts what came before that is no row of the
     table. ``entering`` marks updates that give their row another primary key: under it, the row is new. The
     rows ``of_before`` hold what was before the change: where an ``available_at`` among it is older than the
-    commit, or null, it says nothing of when the change was known, and the commit's time stands."""
+    commit, or null, it says nothing of when the change was known, and the commit's time stands. ``faults``
+    are those that the format itself finds."""
 
     table: pa.Table
     operation: I64
@@ -49,6 +50,7 @@ class RawChanges:
     ignored: int = 0
     entering: Bools | None = None
     of_before: Bools | None = None
+    faults: tuple[Fault, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -128,7 +130,7 @@ def settled(
     _reject_unknown(raw, source, judged)
 
     upsert, truncate = operation == UPSERT, operation == TRUNCATE
-    for fault in cast.faults:
+    for fault in (*raw.faults, *cast.faults):
         out = np.zeros(table.num_rows, np.bool_)
         out[fault.rows] = True
         if fault.column in source.primary_keys:

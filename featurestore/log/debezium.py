@@ -4,22 +4,33 @@ Time: ``changed_at`` is the commit's at the origin, ``source.ts_ms`` or finer. T
 the connector's clock: when it saw the change, which is what ``available_at="envelope.ts_ms"`` takes.
 
 An update that changes the primary key, which Debezium itself writes as a delete and a create, is both here.
+A primary key that an envelope lacks, as a delete without ``before`` does, is that of the message's key.
+
+PostgreSQL does not log a value that is stored out of line and did not change; the connector writes a
+placeholder. Where ``before`` has the value it is that, else the change is rejected: a placeholder is no
+value.
 """
 
 from __future__ import annotations
 
+import base64
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
 
+from featurestore import dtypes
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
-from featurestore.errors import LogError
-from featurestore.kernel.changes import DELETE, UPSERT
-from featurestore.log.cells import NULL, cells_of_json
+from featurestore.errors import DefinitionError, LogError, suggestion
+from featurestore.kernel.changes import DELETE, TRUNCATE, UPSERT
+from featurestore.log.cast import Fault
+from featurestore.log.cells import cells_of_json
 from featurestore.log.change_columns import (
     CHANGED_AT,
     DEBEZIUM_POSITION,
@@ -30,12 +41,30 @@ from featurestore.log.change_columns import (
 )
 from featurestore.log.change_rows import RawChanges
 from featurestore.log.connect_types import RowSchema, row_schema
-from featurestore.log.envelope_positions import Sources, committed_at, integers, own_positions, source_cells
-from featurestore.log.envelopes import Delivered, Envelope, Row, envelopes
+from featurestore.log.envelope_positions import (
+    Sources,
+    claimed_commits,
+    committed_at,
+    integers,
+    own_positions,
+    source_cells,
+)
+from featurestore.log.envelopes import Delivered, Envelope, Row, envelopes, key_of
 from featurestore.log.files import LogFile
-from featurestore.log.infer import CellColumn
+from featurestore.log.infer import CellColumn, odd_row
 from featurestore.log.operations import meanings, operation_codes
+from featurestore.log.schema import unified
 
+PLACEHOLDER = "__debezium_unavailable_value"
+"""What the PostgreSQL connector writes for a value that it was not told."""
+
+_PLACEHOLDERS = pa.array(
+    [PLACEHOLDER, f'["{PLACEHOLDER}"]', base64.b64encode(PLACEHOLDER.encode()).decode()], pa.string()
+)
+_UNAVAILABLE = (
+    "was not logged, as it did not change: set REPLICA IDENTITY FULL on the table, or leave the column out "
+    "with columns="
+)
 _UNIT_US = {"_s": (1_000_000, 1), "_ms": (1_000, 1), "_us": (1, 1), "_ns": (1, 1_000)}
 
 
@@ -50,23 +79,22 @@ def row_columns(
     in the log is a LogError."""
     assert source.log is not None
     known: dict[str, tuple[pa.DataType, LogFile]] = {}
+    tables = _Tables(source)
     seen: dict[str, CellColumn] = {}
     schemas: dict[bytes, RowSchema] = {}
     times = (source.changed_at, source.event_time, source.available_at)
-    for file, first_row, messages in envelopes(source.log, root, files):
-        for schema, run in _runs(messages, first_row):
-            if not schema:
-                _see(seen, run, needed, times, file)
-            elif schema not in schemas:
-                schemas[schema] = row_schema(schema)
-                for name, column in schemas[schema].items():
-                    was, origin = known.setdefault(name, (column.arrow, file))
-                    if was != column.arrow:
-                        raise LogError(
-                            f'column "{name}" is {was} in log file "{origin.shown}" and {column.arrow} in '
-                            f'"{file.shown}", row {run[0][0] + 1:,}',
-                            hint="declare another source for the rows after the change, or repair the files",
-                        )
+    try:
+        for file, first_row, messages in envelopes(source.log, root, files):
+            for schema, run in _runs(tables.own(messages), first_row):
+                if not schema:
+                    _see(seen, run, needed, times, file)
+                elif schema not in schemas:
+                    schemas[schema] = row_schema(schema)
+                    _join(known, schemas[schema], needed, file, run[0][0] + 1)
+    except LogError:
+        tables.check()  # two tables are the better reason for two types
+        raise
+    tables.check()
     inferred = {
         name: pa.string() if needed is not None and name not in needed else column.arrow
         for name, column in seen.items()
@@ -76,19 +104,90 @@ def row_columns(
     }
 
 
+def _join(
+    known: dict[str, tuple[pa.DataType, LogFile]],
+    schema: RowSchema,
+    needed: Collection[str] | None,
+    file: LogFile,
+    row: int,
+) -> None:
+    """Let the types of a schema that begins at a row of a file meet those that are known."""
+    for name, column in schema.items():
+        was, origin = known.setdefault(name, (column.arrow, file))
+        both = unified(was, column.arrow)
+        if both is None and needed is not None and name not in needed:
+            both = pa.string()  # its type is declared: each value is cast by its own schema
+        if both is None:
+            declare = f'columns={{"{name}": "{dtypes.from_arrow(was) or "string"}", ...}}'
+            raise LogError(
+                f'column "{name}" is {was} in log file "{origin.shown}" and {column.arrow} in '
+                f'"{file.shown}", row {row:,}',
+                hint=f"declare its type, {declare}: values that it can't hold are rejected",
+            )
+        known[name] = both, origin
+
+
 def raw_changes(
     source: TableSource, columns: Mapping[str, DType], root: Path, files: Sequence[LogFile] | None
 ) -> Iterator[RawChanges]:
     """The log's envelopes as changes, their rows' columns by name."""
     assert source.log is not None
     schemas: dict[bytes, RowSchema] = {b"": {}}
-    for file, first_row, messages in envelopes(source.log, root, files):
+    tables = _Tables(source)
+    for file, first_row, delivered in envelopes(source.log, root, files):
+        messages = tables.own(delivered)
         ignored = sum(message.envelope is None for message in messages)
         for schema, run in _runs(messages, first_row) or [(b"", [])]:
             if schema not in schemas:
                 schemas[schema] = row_schema(schema)
             yield _changes(run, schemas[schema], source, columns, file, first_row, ignored)
             ignored = 0
+
+
+class _Tables:
+    """The tables that a log is about. Where the declaration names one, the others' messages are ignored;
+    where it names none, there must be one."""
+
+    def __init__(self, source: TableSource) -> None:
+        self._source = source
+        self._known: dict[tuple[bytes, ...], bool] = {}
+
+    def own(self, messages: list[Delivered]) -> list[Delivered]:
+        """The messages, with nothing in place of those about other tables."""
+        return [
+            message if message.envelope is None or self._is_own(message.envelope) else Delivered(None)
+            for message in messages
+        ]
+
+    def _is_own(self, envelope: Envelope) -> bool:
+        origin = envelope.source
+        if origin is None or "table" not in origin:
+            return True
+        name = tuple(bytes(origin[part]) for part in ("db", "schema", "table") if part in origin)
+        if name not in self._known:
+            db, schema, table = (
+                None if part not in origin else json.loads(bytes(origin[part]))
+                for part in ("db", "schema", "table")
+            )
+            names = {f"{table}", f"{schema}.{table}", f"{db}.{table}", f"{db}.{schema}.{table}"}
+            self._known[name] = table is None or self._source.table is None or self._source.table in names
+        return self._known[name]
+
+    def check(self) -> None:
+        """Refuse a log of several tables, where none is named, and one without the table that is."""
+        names = sorted(
+            ".".join(str(part) for part in map(json.loads, name) if part is not None) for name in self._known
+        )
+        if self._source.table is None and len(names) > 1:
+            raise DefinitionError(
+                f'source "{self._source.name}": its log is about {len(names)} tables',
+                hint=f'name one, table="{names[0]}"; they are {", ".join(names[:10])}',
+            )
+        if self._source.table is not None and names and not any(self._known.values()):
+            raise DefinitionError(
+                f'source "{self._source.name}": no table "{self._source.table}" in its log',
+                hint=suggestion(self._source.table, names, what="tables"),
+            )
 
 
 def _runs(messages: list[Delivered], first_row: int) -> list[tuple[bytes, list[tuple[int, Envelope]]]]:
@@ -118,6 +217,9 @@ def _changes(
     operation = operation_codes(words, meanings(source))
     upsert = (operation == UPSERT).tolist()
     contents = [one.after if up else _content(one) for one, up in zip(found, upsert, strict=True)]
+    for i in np.flatnonzero(operation != TRUNCATE).tolist():
+        if contents[i] is not None or not upsert[i]:
+            contents[i] = _with_key(contents[i], found[i], source.primary_keys)
 
     moved = []
     entering = None
@@ -135,13 +237,22 @@ def _changes(
         words = pa.concat_arrays([words, words.take(pa.array(moved))])
 
     arrays: dict[str, pa.Array] = {}
+    faults: list[Fault] = []
     own = own_columns(source)
     for name in columns:
         if name not in own:
             values = cells_of_json([None if content is None else content.get(name) for content in contents])
+            gone = unavailable(values)
+            if gone.any():
+                values, gone = _still(name, gone, contents, found)
+                if gone.any():
+                    faults.append(Fault(name, f'column "{name}" {_UNAVAILABLE}', np.flatnonzero(gone), ()))
             read = schema[name].read if name in schema else None
             arrays[name] = values if read is None else read(values)
     arrays |= _own_columns(found, source)
+    changed_at = effective(source)[0]
+    if changed_at in own and arrays[changed_at].null_count:
+        faults += _no_commit_time(changed_at, arrays[changed_at], [envelope.source for envelope in found])
     of_before = None
     if source.available_at is not None and source.available_at not in own:
         of_before = operation != UPSERT
@@ -156,6 +267,7 @@ def _changes(
         ignored,
         entering,
         of_before,
+        tuple(faults),
     )
 
 
@@ -191,6 +303,50 @@ def _time_of_source(sources: Sources, name: str) -> pa.Array:
     fits = np.abs(held) <= (2**63 - 1) // unit[0]
     us = pa.array(np.floor_divide(np.where(fits, held, 0) * unit[0], unit[1]), mask=~fits | _nulls(numbers))
     return us.view(pa.timestamp("us", "UTC"))
+
+
+def _no_commit_time(changed_at: str, times: pa.Array, sources: Sources) -> list[Fault]:
+    """The rows that say when they were committed, but what they say is no such time."""
+    part = changed_at.removeprefix(OF_SOURCE)
+    if changed_at == CHANGED_AT:
+        claimed = claimed_commits(sources)
+    else:
+        raws = [None if source is None else source.get(part) for source in sources]
+        claimed = [None if raw is None or bytes(raw) == b"null" else bytes(raw).decode()[:80] for raw in raws]
+    rows = [i for i in np.flatnonzero(_nulls(times)).tolist() if claimed[i] is not None]
+    reason = "no changed_at: what its source has is no time of a commit"
+    return [Fault(changed_at, reason, np.array(rows, np.int64), tuple(str(claimed[i]) for i in rows))]
+
+
+def unavailable(values: pa.Array) -> NDArray[np.bool_]:
+    """Which cells are the connector's placeholder."""
+    return np.asarray(pc.fill_null(pc.is_in(values.storage.field(1), _PLACEHOLDERS), False))
+
+
+def _still(
+    name: str, gone: NDArray[np.bool_], contents: list[Row | None], found: list[Envelope]
+) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """The cells of a column with what stood before the update in place of placeholders; and which stay
+    without."""
+    raws = [None if content is None else content.get(name) for content in contents]
+    for i in np.flatnonzero(gone).tolist():
+        before = found[i].before if i < len(found) else None
+        raws[i] = None if before is None else before.get(name)
+        gone[i] = raws[i] is None
+    values = cells_of_json(raws)
+    left = unavailable(values)
+    if left.any():
+        values = cells_of_json([None if out else raw for raw, out in zip(raws, left.tolist(), strict=True)])
+    return values, gone | left
+
+
+def _with_key(content: Row | None, envelope: Envelope, names: Sequence[str]) -> Row | None:
+    """``content`` with the primary key of the message where it has none itself."""
+    held = content or {}
+    if all(name in held and bytes(held[name]) != b"null" for name in names):
+        return content
+    key = key_of(envelope, names)
+    return {**held, **key} if key else content
 
 
 def _content(envelope: Envelope) -> Row | None:
@@ -229,16 +385,17 @@ def _see(
         if needed is not None and name not in needed:
             continue
         values = cells_of_json([None if content is None else content.get(name) for content in contents])
+        gone = unavailable(values)
+        if gone.any():
+            values = cells_of_json(
+                [None if out else (content or {}).get(name)
+                 for content, out in zip(contents, gone.tolist(), strict=True)]
+            )  # fmt: skip
         before = set(column.kinds)
         column.see(values)
         if column.clash is None:
             continue
-        kinds = np.asarray(values.storage.field(0))
-        kinds = np.where(np.asarray(values.storage.is_null()), NULL, kinds)
-        if not before:
-            before = {int(kinds[kinds != NULL][0])}
-        odd = np.flatnonzero((kinds != NULL) & ~np.isin(kinds, list(before)))
-        row = run[int(odd[0]) if len(odd) else 0][0] + 1
+        row = run[odd_row(values, before)][0] + 1
         both = " and ".join(column.clash)
         way_out = f'declare its type: columns={{"{name}": "string", ...}}; or repair the files'
         if name in times:

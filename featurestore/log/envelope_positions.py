@@ -37,12 +37,13 @@ _SEQUENCE = re.compile(rb'"\[\s*\\"([0-9]+)\\"')
 
 
 def committed_at(sources: Sources) -> pa.Array:
-    """When each change was committed; null where its source doesn't say."""
+    """When each change was committed; null where its source doesn't say, or says that it was before 1970:
+    connectors are younger."""
     found = pa.nulls(len(sources), pa.int64())
     for name, (times, divided) in _PARTS_OF_US.items():
         numbers = integers(sources, name)
         held = np.asarray(numbers.fill_null(0))
-        fits = np.abs(held) <= (2**63 - 1) // times
+        fits = (held >= 0) & (held <= (2**63 - 1) // times)
         us = pc.if_else(
             pc.and_(numbers.is_valid(), pa.array(fits)),
             pa.array(np.floor_divide(np.where(fits, held, 0) * times, divided)),
@@ -50,6 +51,17 @@ def committed_at(sources: Sources) -> pa.Array:
         )
         found = pc.coalesce(found, us)
     return found.view(pa.timestamp("us", "UTC"))
+
+
+def claimed_commits(sources: Sources) -> list[str | None]:
+    """What each source has in place of a commit time, as text; None where it has nothing."""
+    texts: list[str | None] = [None] * len(sources)
+    for name in _PARTS_OF_US:
+        for i, source in enumerate(sources):
+            raw = None if source is None else source.get(name)
+            if texts[i] is None and raw is not None and bytes(raw) != b"null":
+                texts[i] = f"{name} = {bytes(raw).decode('utf-8', 'replace')[:80]}"
+    return texts
 
 
 def own_positions(sources: Sources, label: str) -> list[pa.Array]:
@@ -81,6 +93,11 @@ def integers(sources: Sources, name: str) -> pa.Array:
     return positions(source_cells(sources, name))[0]
 
 
+def _counted(numbers: pa.Array) -> pa.Array:
+    """Without what is less than 0: no log has such places."""
+    return pc.if_else(pc.greater_equal(numbers, 0), numbers, pa.scalar(None, pa.int64()))
+
+
 def _texts(sources: Sources, name: str) -> list[str | None]:
     values = source_cells(sources, name).storage
     kinds = np.asarray(pc.fill_null(values.field(0), 0))
@@ -89,7 +106,7 @@ def _texts(sources: Sources, name: str) -> list[str | None]:
 
 
 def _postgresql(sources: Sources) -> list[pa.Array]:
-    lsn = integers(sources, "lsn")
+    lsn = _counted(integers(sources, "lsn"))
     commits: list[bytes | None] = []
     for source in sources:
         last = _SEQUENCE.match(bytes(source["sequence"])) if source and "sequence" in source else None
@@ -102,7 +119,7 @@ def _binlog(sources: Sources) -> list[pa.Array]:
     names = pa.array(_texts(sources, "file"), pa.string())
     number = pc.struct_field(pc.extract_regex(names, r"\.(?P<number>[0-9]+)$"), "number")
     file = converted(number, INT64, zone("UTC"), None)[0]
-    return [file, integers(sources, "pos"), integers(sources, "row").fill_null(0)]
+    return [file, _counted(integers(sources, "pos")), integers(sources, "row").fill_null(0)]
 
 
 def _sqlserver(sources: Sources) -> list[pa.Array]:

@@ -3,7 +3,8 @@
 Time: none is interpreted here.
 
 A message is an envelope (``before, after, source, op``), one inside ``payload`` beside its ``schema``, or
-either of them inside ``value``, as JSON or as text of JSON. A null is a tombstone.
+either of them inside ``value``, as JSON or as text of JSON. A null is a tombstone. Beside it the message's
+``key`` may stand, in the same forms.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ Row: TypeAlias = dict[str, Raw]
 
 CLOCKS = ("ts_ms", "ts_us", "ts_ns")
 PARTS = ("value", "schema", "payload", "before", "after", "source", "op", *CLOCKS)
+KEY = "key"
 _NULL = Raw(b"null")
 _WAY_OUT = (
     'one envelope a line, {"before": ..., "after": ..., "source": ..., "op": ...}, alone or in "payload"; '
@@ -34,8 +36,8 @@ _WAY_OUT = (
 
 
 class Envelope(msgspec.Struct, gc=False):
-    """One change: what the row was, what it is, where that was written, which operation did it, and when the
-    connector saw it."""
+    """One change: what the row was, what it is, where that was written, which operation did it, when the
+    connector saw it, and the message's key."""
 
     before: Row | None = None
     after: Row | None = None
@@ -44,6 +46,7 @@ class Envelope(msgspec.Struct, gc=False):
     ts_ms: Raw = _NULL
     ts_us: Raw = _NULL
     ts_ns: Raw = _NULL
+    key: Raw | UnsetType = UNSET
 
     @property
     def clock(self) -> Row:
@@ -66,6 +69,7 @@ class Delivered(msgspec.Struct, frozen=True, gc=False):
 
 _MESSAGE = msgspec.json.Decoder(_Message | None)
 _TEXT = msgspec.json.Decoder(str)
+_KEY = msgspec.json.Decoder(dict[str, Raw])
 
 
 def envelopes(
@@ -101,7 +105,7 @@ def _of_lines(file: LogFile) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
 def _of_columns(
     log: Log, root: Path, files: Sequence[LogFile]
 ) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
-    present = [name for name in PARTS if name in raw_schema(log, root, files=files, needed=())]
+    present = [name for name in (*PARTS, KEY) if name in raw_schema(log, root, files=files, needed=())]
     if not {"value", "payload", "op"} & set(present):
         raise DefinitionError(
             f'log "{files[0].shown}" holds no Debezium envelopes',
@@ -125,10 +129,12 @@ def _of_columns(
 def _of_parts(parts: dict[str, object]) -> Delivered:
     """A message from the columns of a row: text is the JSON of a part, structs are the part."""
     held = {name: part for name, part in parts.items() if part is not None}
-    if not held.keys() - {*CLOCKS}:  # a tombstone, which may say when it was written
+    if not held.keys() - {*CLOCKS, KEY}:  # a tombstone, which may say when it was written and of what
         return Delivered(None)
     for name, part in held.items():
-        if name != "op" and isinstance(part, (str, bytes)):
+        if name == KEY and isinstance(part, str):
+            held[name] = Raw(msgspec.json.encode(part))  # its text need not be JSON
+        elif name != "op" and isinstance(part, (str, bytes)):
             held[name] = Raw(part if isinstance(part, bytes) else part.encode())
     message = _MESSAGE.decode(msgspec.json.encode(held))
     return _delivered(message)
@@ -139,13 +145,37 @@ def _delivered(message: _Message | None) -> Delivered:
         return Delivered(None)
     if not isinstance(message.value, UnsetType):
         inner = bytes(message.value)
-        return _delivered(_MESSAGE.decode(_TEXT.decode(inner) if inner[:1] == b'"' else inner))
+        found = _delivered(_MESSAGE.decode(_TEXT.decode(inner) if inner[:1] == b'"' else inner))
+        return _keyed(found, message)
     if isinstance(message.payload, UnsetType):
         return Delivered(message)
     if isinstance(message.payload, str):
-        return _delivered(_MESSAGE.decode(message.payload))
+        return _keyed(_delivered(_MESSAGE.decode(message.payload)), message)
     schema = bytes(message.schema)
-    return Delivered(message.payload, None if schema == b"null" else schema)
+    return _keyed(Delivered(message.payload, None if schema == b"null" else schema), message)
+
+
+def _keyed(delivered: Delivered, message: _Message) -> Delivered:
+    envelope = delivered.envelope
+    if envelope is not None and isinstance(envelope.key, UnsetType):
+        envelope.key = message.key
+    return delivered
+
+
+def key_of(envelope: Envelope, names: Sequence[str]) -> Row:
+    """The columns ``names`` as far as the message's key has them; a key that is one value is that of the one
+    name."""
+    if isinstance(envelope.key, UnsetType):
+        return {}
+    text = bytes(envelope.key)
+    try:
+        found = _KEY.decode(_TEXT.decode(text) if text[:1] == b'"' else text)
+        if {"schema", "payload"} <= found.keys():
+            text = bytes(found["payload"])
+            found = _KEY.decode(text)
+    except (msgspec.DecodeError, RecursionError):
+        return {names[0]: Raw(text)} if len(names) == 1 and text != b"null" else {}
+    return {name: found[name] for name in names if name in found}
 
 
 def _malformed(file: LogFile, block: bytes, first_line: int) -> LogError:

@@ -17,7 +17,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.log import literals
-from featurestore.log.cells import BOOLEAN, LIST, NUMBER, OTHER, TEXT, cells_of, parse_json
+from featurestore.log.cells import BOOLEAN, LIST, NULL, NUMBER, OTHER, TEXT, cells_of, parse_json
 
 INT, FLOAT, BOOL, DATE, TIME = 1, 2, 4, 8, 16
 _ALL = INT | FLOAT | BOOL | DATE | TIME
@@ -71,6 +71,15 @@ class TextColumn:
     def _keep(self, bit: int, held: NDArray[np.bool_]) -> None:
         if not held.all():
             self.could_be &= ~bit
+
+
+def odd_row(values: pa.Array, before: set[int]) -> int:
+    """The first of some cells whose kind is none of those seen ``before``, or, where nothing was, than that
+    of the first value; 0 where the difference lies inside lists."""
+    kinds = np.where(np.asarray(values.storage.is_null()), NULL, np.asarray(values.storage.field(0)))
+    held = before or {int(kinds[kinds != NULL][0])}
+    odd = np.flatnonzero((kinds != NULL) & ~np.isin(kinds, list(held)))
+    return int(odd[0]) if len(odd) else 0
 
 
 @dataclass

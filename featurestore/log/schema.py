@@ -19,9 +19,12 @@ from featurestore.errors import DefinitionError, LogError, suggestion
 from featurestore.log import csv_files, duckdb_tables, json_lines, parquet_files
 from featurestore.log.arrays import CASTS, family
 from featurestore.log.files import LogFile, list_files
-from featurestore.log.infer import CellColumn, TextColumn
+from featurestore.log.infer import CellColumn, TextColumn, odd_row
 
-_DECLARE = "write the files with one schema, or move the odd ones out of the log's path"
+_DECLARE = (
+    "declare its type, columns={...}: values that it can't hold are rejected one by one; or write the files "
+    "with one schema"
+)
 
 
 def source_columns(
@@ -41,18 +44,20 @@ def raw_schema(
 
     A file may lack a column. Integers of different widths meet in int64, integers and floats in float64; any
     other difference is a LogError. Types of CSV and JSON lines are inferred over all rows, of the ``needed``
-    columns only (default: all); the others are given as string.
+    columns only (default: all); the others are given as string, as is a column that is not needed and differs
+    from file to file: each value is cast as its file has it.
     """
     files = list_files(log, root) if files is None else files
-    unified: dict[str, pa.DataType] = {}
     match log:
         case Parquet() | DuckDBTable():
-            unified = _written(log, files)
+            found = _written(log, files, needed)
         case CSV():
-            unified = _of_text(log, files, needed)
+            found = _of_text(log, files, needed)
         case JSONLines():
-            unified = _of_cells(log, files, needed)
-    return unified | {name: arrow for name, arrow in _of_partitions(files).items() if name not in unified}
+            found = _of_cells(log, files, needed)
+        case _:
+            raise AssertionError(log)
+    return found | {name: arrow for name, arrow in _of_partitions(files).items() if name not in found}
 
 
 def declared_columns(
@@ -128,6 +133,8 @@ def _needed(source: EventSource, entity_keys: Sequence[str]) -> Collection[str] 
         return None
     typed = set(source.columns) if isinstance(source.columns, Mapping) else set()
     times = {source.event_time, source.available_at}
+    if source.time_unit is not None:  # else the log must be asked whether they are integers
+        times -= typed
     return ({*source.columns, *source.structural, *entity_keys} - typed) | {
         name for name in times if name is not None
     }
@@ -141,31 +148,36 @@ def _roles(source: EventSource, entity_keys: Sequence[str]) -> Iterable[tuple[st
     yield from (("entity key", name) for name in entity_keys)
 
 
-def _written(log: Parquet | DuckDBTable, files: Sequence[LogFile]) -> dict[str, pa.DataType]:
-    unified: dict[str, pa.DataType] = {}
+def _written(
+    log: Parquet | DuckDBTable, files: Sequence[LogFile], needed: Collection[str] | None
+) -> dict[str, pa.DataType]:
+    known: dict[str, pa.DataType] = {}
     origin: dict[str, LogFile] = {}
     for file in files:
         found = (
             parquet_files.schema(log, file) if isinstance(log, Parquet) else duckdb_tables.schema(log, file)
         )
         for part in found:
-            if part.name not in unified:
-                unified[part.name], origin[part.name] = part.type, file
+            if part.name not in known:
+                known[part.name], origin[part.name] = part.type, file
                 continue
-            both = _unified(unified[part.name], part.type)
+            both = unified(known[part.name], part.type)
+            if both is None and needed is not None and part.name not in needed:
+                both = pa.string()
             if both is None:
                 raise LogError(
-                    f'column "{part.name}" is {unified[part.name]} in log file "{origin[part.name].shown}"'
+                    f'column "{part.name}" is {known[part.name]} in log file "{origin[part.name].shown}"'
                     f' and {part.type} in "{file.shown}"',
                     hint=_DECLARE,
                 )
-            if pa.types.is_null(unified[part.name]):
+            if pa.types.is_null(known[part.name]):
                 origin[part.name] = file
-            unified[part.name] = both
-    return unified
+            known[part.name] = both
+    return known
 
 
-def _unified(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+def unified(one: pa.DataType, other: pa.DataType) -> pa.DataType | None:
+    """The type that holds what is in a log as one and as the other; None where there is none."""
     if one == other or pa.types.is_null(other):
         return one
     if pa.types.is_null(one):
@@ -203,21 +215,27 @@ def _of_cells(
     columns: dict[str, CellColumn] = {}
     was: dict[str, LogFile] = {}
     for file in files:
+        first_row = 0
         for table in json_lines.tables(log, file, None):
             for name in table.column_names:
                 column = columns.setdefault(name, CellColumn())
                 if needed is not None and name not in needed:
                     continue
-                column.see(table.column(name).combine_chunks())
+                cells = table.column(name).combine_chunks()
+                before = set(column.kinds)
+                column.see(cells)
                 if column.clash is not None:
+                    row = first_row + odd_row(cells, before) + 1
                     where = f'"{file.shown}"'
                     if was.get(name, file) != file:
                         where = f'"{was[name].shown}" and {where}'
                     raise LogError(
-                        f'column "{name}" holds both {" and ".join(column.clash)} in log file {where}',
+                        f'column "{name}" holds both {" and ".join(column.clash)} in log file {where}, '
+                        f"row {row:,}",
                         hint=f'declare its type: columns={{"{name}": "string", ...}}; or repair the files',
                     )
                 was.setdefault(name, file)
+            first_row += table.num_rows
     return {
         name: pa.string() if needed is not None and name not in needed else column.arrow
         for name, column in columns.items()

@@ -117,9 +117,11 @@ class ViewPlan:
         broken.
         """
         source = self.source
+        table = None if source.changes is None else source.changes.declared.table
         return fingerprint(
             {
                 **_parts(source),
+                **({} if table is None else {"table": table}),
                 **({} if source.changes is None else {"changes": repr(source.changes)}),
                 "source": source.name,
                 "log": None if source.log is None else repr(source.log),

@@ -168,6 +168,7 @@ def _parts(definition: Definition) -> Mapping[str, str]:
     roles = {part: str(value) for part, value in _named_roles(decoded.roles).items()}
     others = {
         "operations": repr(decoded.changes),
+        "table": "" if decoded.changes is None else str(decoded.changes.declared.table),
         "log": repr(decoded.log),
         "timezone": decoded.timezone,
         "time_unit": str(decoded.time_unit),

@@ -80,11 +80,12 @@ def test_the_commit_time_is_the_sources_in_its_finest_unit_and_never_the_connect
             change("c", row, ts_ms=1),
             change("c", row, ts_ms=1, ts_us=1002),
             change("c", row, ts_ms=1, ts_us=1002, ts_ns=1003999),
-            change("c", row, ts_ms=-1, ts_ns=-1),
+            change("c", row, ts_ms=0, ts_ns=-1),
+            change("c", row, ts_ms=0),
             change("c", row, ts_ms=None),
         ],
     )
-    assert [at.value for at in changes.table.column("__changed_at")] == [1000, 1002, 1003, -1]
+    assert [at.value for at in changes.table.column("__changed_at")] == [1000, 1002, 1003, 0, 0]
     assert changes.reasons == {"no changed_at": 1}
 
 
