@@ -7,6 +7,7 @@ FeatureStoreError                 what all of them are
 ├── LogError                      a source's log: a file missing, truncated, of another schema
 ├── RowError                      a row that breaks the rules of its source (ingest, strict)
 ├── SpineError                    a training set's spine
+├── ManifestError                 a manifest that a training set can't be made again from
 ├── RequestError                  a question to serving that can't be answered as asked
 │   ├── UnknownNameError          a feature, view, service, source or entity that isn't there
 │   └── OutsideRetentionError     a question older than the store's horizon
@@ -62,6 +63,17 @@ class RowError(FeatureStoreError):
 
 class SpineError(FeatureStoreError):
     """A spine that a training set can't be made of."""
+
+
+class ManifestError(FeatureStoreError):
+    """A manifest that a training set can't be made again from; ``differences`` holds (name, fact, way out) of
+    each thing that is missing or has changed."""
+
+    def __init__(
+        self, fact: str, *, hint: str | None = None, differences: Iterable[tuple[str, str, str]] = ()
+    ) -> None:
+        super().__init__(fact, hint=hint)
+        self.differences = tuple(differences)
 
 
 class RequestError(FeatureStoreError):

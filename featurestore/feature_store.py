@@ -135,24 +135,37 @@ class FeatureStore:
         RowError.
         """
         from featurestore.batch.facts import Reader
-        from featurestore.batch.spine import read
+        from featurestore.batch.logs import Logs
+        from featurestore.batch.spine import read, texts_of
         from featurestore.batch.training_set import training_set
 
         chosen = resolve(self._references(features), self.plans.views)
-        keys = [self.plans.views[feature.view].entity for feature in chosen]
-        texts = {
-            name
-            for entity in keys
-            for name, dtype in zip(entity.keys, entity.dtypes, strict=True)
-            if dtype.kind in ("string", "uuid")
-        }
+        texts = texts_of(self.plans.views[feature.view].entity for feature in chosen)
         read_spine = read(spine, time=time, timezone=timezone, root=self.root, texts=texts)
         with self._threads() as threads, self._snapshot() as snapshot:
-            reader = Reader(self.root, snapshot)
+            reader = Reader(Logs(self.root, snapshot))
             return training_set(
                 read_spine, chosen, self.plans.views, reader, known_at=horizon(known_at), threads=threads,
                 strict=strict,
             )  # fmt: skip
+
+    def reproduce(self, manifest: str | Path | Mapping[str, Any], spine: object = None) -> TrainingSet:
+        """The training set that a manifest is about, made again to the byte; a manifest is a path, or
+        ``TrainingSet.manifest``.
+
+        Reads the files, rows and pushes that it names and no others, with its definitions and ``known_at``. A
+        spine that was a table in memory is handed in once more. ManifestError lists all that is missing or
+        has changed.
+        """
+        from featurestore.batch.recorded import read_manifest
+        from featurestore.batch.reproduce import reproduce
+
+        recorded = read_manifest(manifest)
+        with self._threads() as threads:
+            if not recorded.pushed:
+                return reproduce(recorded, self.root, None, spine, threads=threads)
+            with self._snapshot() as snapshot:
+                return reproduce(recorded, self.root, snapshot, spine, threads=threads)
 
     def _references(self, features: str | Iterable[str]) -> list[str]:
         names = [features] if isinstance(features, str) or not isinstance(features, Iterable) else [*features]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -19,9 +20,46 @@ _ROWS = 1_000_000
 
 def digest(table: pa.Table, threads: ThreadPoolExecutor | None = None) -> str:
     """SHA-256, in hex, over that of each column: its name, its type and its values in order."""
+    return together(of_columns(table, threads))
+
+
+def of_columns(table: pa.Table, threads: ThreadPoolExecutor | None = None) -> list[bytes]:
+    """SHA-256 of each column: its name, its type and its values in order."""
     columns = list(zip(table.schema, table.columns, strict=True))
-    digests = (map if threads is None else threads.map)(lambda one: _of_column(*one), columns)
-    return hashlib.sha256(b"".join(digests)).hexdigest()
+    return list((map if threads is None else threads.map)(lambda one: _of_column(*one), columns))
+
+
+def together(columns: Sequence[bytes]) -> str:
+    """The digest, in hex, of a table of columns with these digests."""
+    return hashlib.sha256(b"".join(columns)).hexdigest()
+
+
+def of_stream(tables: Iterable[pa.Table], names: Sequence[str]) -> str:
+    """SHA-256, in hex, of rows that come table by table, however they are cut: of the columns ``names``, by
+    their values alone."""
+    columns = [hashlib.sha256(name.encode()) for name in names]
+    rows = 0
+    for table in _recut(tables):
+        rows += table.num_rows
+        for made, name in zip(columns, names, strict=True):
+            column = table.column(name)
+            _feed(made, column.chunk(0) if column.num_chunks == 1 else column.combine_chunks())
+    return hashlib.sha256(b"".join([str(rows).encode(), *(made.digest() for made in columns)])).hexdigest()
+
+
+def _recut(tables: Iterable[pa.Table]) -> Iterator[pa.Table]:
+    """The same rows as tables of ``_ROWS`` rows; the last has fewer."""
+    held: list[pa.Table] = []
+    rows = 0
+    for table in tables:
+        held.append(table)
+        rows += table.num_rows
+        while rows >= _ROWS:
+            whole = pa.concat_tables(held)
+            yield whole.slice(0, _ROWS)
+            held, rows = [whole.slice(_ROWS)], rows - _ROWS
+    if rows:
+        yield pa.concat_tables(held)
 
 
 def _of_column(field: pa.Field, column: pa.ChunkedArray) -> bytes:

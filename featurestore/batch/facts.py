@@ -6,11 +6,10 @@ All versions are read, whatever ``known_at``: what it knows is chosen by the ker
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -18,23 +17,26 @@ from numpy.typing import NDArray
 
 from featurestore.batch.filled import SHOWN
 from featurestore.batch.keys import KeyIndex, key_index
+from featurestore.batch.logs import Logs
 from featurestore.batch.parts import Rejected
 from featurestore.dsl.log import CSV, JSONLines
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import BOOL, INT64, DType
 from featurestore.kernel.changes import CLAIM_COLUMN
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
+from featurestore.log.change_columns import not_of_the_row
 from featurestore.log.changes import Changes, read_changes
-from featurestore.log.files import LogFile, list_files
+from featurestore.log.envelopes import PARTS
+from featurestore.log.files import LogFile
 from featurestore.log.origins import PUSHED, Origins
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema
 from featurestore.log.versions import Versions, event_versions
 from featurestore.plan.compile import OPERATION
 from featurestore.plan.nodes import SourcePlan, ViewPlan
-from featurestore.store import Snapshot
 from featurestore.store.arrivals import arrived_versions
 
 # Operations whose value depends on the order of facts of one event time.
@@ -57,30 +59,16 @@ class Facts:
     rejected: int
     keyless: int
     reasons: Mapping[str, int]
-    files: Sequence[tuple[LogFile, Future[str]]]
-    arrivals: tuple[int, int]
     shown: Sequence[Rejected] = ()
     origins: Origins = field(default_factory=Origins)
 
-    def identity(self) -> dict[str, Any]:
-        """What the log was: its files with their hashes, and how far the arrivals were read."""
-        rows, last = self.arrivals
-        return {
-            "files": [
-                {"path": file.shown, "size": file.size, "sha256": sha256.result()}
-                for file, sha256 in self.files
-            ],
-            "arrivals": {"rows": rows, "last": last},
-        }
-
 
 class Reader:
-    """Reads facts for training sets: logs below ``root``, and arrivals from one snapshot of the store (None:
-    no store)."""
+    """Reads facts for training sets from ``logs``."""
 
-    def __init__(self, root: Path, snapshot: Snapshot | None) -> None:
-        self._root = root
-        self._snapshot = snapshot
+    def __init__(self, logs: Logs) -> None:
+        self.logs = logs
+        self._root = logs.root
 
     def facts(self, view: ViewPlan, features: Sequence[Feature]) -> Facts:
         """All versions that ``features`` of ``view``'s source and entity may need."""
@@ -92,7 +80,7 @@ class Reader:
         shown: list[Rejected] = []
         origins = Origins()
         keyless = 0
-        files = () if source.log is None else list_files(source.log, self._root)
+        files = self.logs.files(source)
         checked = wanted | _doubtful(source, files, self._root)
         read = {name: dtype for name, dtype in source.columns if name in checked}
         with ThreadPoolExecutor(1) as aside:
@@ -112,10 +100,13 @@ class Reader:
                 keyless += part.keyless
             if source.changes is not None:
                 schema = {**schema, OPERATION: INT64, CLAIM_COLUMN: BOOL}
-            arrived, last = self._arrivals(source.name, schema, parts, origins)
+            arrivals = self.logs.arrivals(source.name)
+            for arrival in arrivals:
+                parts.append(arrived_versions(arrival.payload, schema))
+                origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
             if source.changes is None:
                 # A change without a key still ends the one before it.
-                keyless += _drop_keyless(parts, view.entity.keys, arrived)
+                keyless += _drop_keyless(parts, view.entity.keys, len(arrivals))
             whole = pa.concat_tables(parts) if parts else _nothing(schema)
             # Keys are numbered on the other core while the rest is brought together.
             numbered = aside.submit(key_index, [whole.column(key) for key in view.entity.keys])
@@ -125,15 +116,10 @@ class Reader:
             ]
             table = pa.Table.from_arrays(columns, schema=whole.schema)
             index, codes = numbered.result()
-        # The files are hashed on one core while the kernel sorts on the other; whoever asks for the identity
-        # waits.
-        hashing = ThreadPoolExecutor(1)
-        hashed = [(file, hashing.submit(file.sha256)) for file in files]
-        hashing.shutdown(wait=False)
+        self.logs.identify(source, _columns_of_log(source, read), arrivals)
         return Facts(
-            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), hashed,
-            (arrived, last), shown, origins,
-        )  # fmt: skip
+            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), shown, origins
+        )
 
     def _versions(
         self, source: SourcePlan, view: ViewPlan, schema: Mapping[str, DType], files: Sequence[LogFile]
@@ -144,18 +130,18 @@ class Reader:
             cast = cast_table(batch.table, schema, timezone=source.timezone, time_unit=source.time_unit)
             yield event_versions(cast, source, view.entity.keys, file=batch.file, first_row=batch.first_row)
 
-    def _arrivals(
-        self, source: str, schema: Mapping[str, DType], parts: list[pa.Table], origins: Origins
-    ) -> tuple[int, int]:
-        if self._snapshot is None:
-            return 0, 0
-        rows = last = 0
-        for arrival in self._snapshot.arrivals(source):
-            parts.append(arrived_versions(arrival.payload, schema))
-            origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
-            rows += arrival.rows
-            last = arrival.first_number + arrival.rows - 1
-        return rows, last
+
+def _columns_of_log(source: SourcePlan, read: Iterable[str]) -> list[str]:
+    """The columns that are read of a source's log, some of which it may lack: an event's, or a table's row
+    and what says of a change what it does."""
+    if source.changes is None:
+        return list(read)
+    declared = source.changes.declared
+    return list(dict.fromkeys([*source.schema, *not_of_the_row(declared), *_envelope(declared)]))
+
+
+def _envelope(declared: TableSource) -> tuple[str, ...]:
+    return PARTS if declared.format == "debezium" else ()
 
 
 def _name(shown: list[Rejected], part: Changes | Versions, source: str) -> None:

@@ -7,7 +7,7 @@ kept and counted.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,24 @@ from numpy.typing import NDArray
 from featurestore.dtypes import STRING, TIMESTAMP, DType, from_arrow
 from featurestore.errors import LogError, SpineError, suggestion
 from featurestore.log.cast import cast_table
-from featurestore.log.spines import read_spine
+from featurestore.log.files import LogFile
+from featurestore.log.spines import read_spine, spine_files
+from featurestore.plan.nodes import EntityPlan
 
 _WITH_OFFSET = re.compile(r"(Z|z|[+-]\d{2}(:?\d{2})?)\s*$")
 
 
 @dataclass(frozen=True)
 class Spine:
-    """``table`` as given; ``as_of`` int64[rows], microseconds, meaningless where not ``timed`` bool[rows]."""
+    """``table`` as given; ``as_of`` int64[rows], microseconds, meaningless where not ``timed`` bool[rows].
+    ``files`` are those that it was read from, () for a table in memory; ``timezone`` that of naive times."""
 
     table: pa.Table
     time: str
     as_of: NDArray[np.int64]
     timed: NDArray[np.bool_]
+    timezone: str | None = None
+    files: tuple[LogFile, ...] = ()
 
     @property
     def rows(self) -> int:
@@ -74,12 +79,34 @@ def _comparable(found: DType, dtype: DType) -> bool:
     }
 
 
-def as_table(spine: object, root: Path, texts: Collection[str] = ()) -> pa.Table:
-    """A path (Parquet, CSV, JSON lines), an Arrow table, or a pandas or polars frame, as an Arrow table.
-    ``texts`` are the columns of a CSV that are text even where all of it are numbers."""
+def texts_of(entities: Iterable[EntityPlan]) -> frozenset[str]:
+    """The key columns that are text, though a spine's file may hold digits alone."""
+    return frozenset(
+        name
+        for entity in entities
+        for name, dtype in zip(entity.keys, entity.dtypes, strict=True)
+        if dtype.kind in ("string", "uuid")
+    )
+
+
+def files_of(spine: object, root: Path) -> tuple[LogFile, ...]:
+    """The files of a spine that is a path."""
+    if not isinstance(spine, str | Path):
+        return ()
+    try:
+        return spine_files(Path(spine), root)
+    except LogError as error:
+        raise SpineError(f"spine: {error.fact}", hint=error.hint) from None
+
+
+def as_table(
+    spine: object, root: Path, texts: Collection[str] = (), files: Sequence[LogFile] = ()
+) -> pa.Table:
+    """A path (Parquet, CSV, JSON lines; its ``files``), an Arrow table, or a pandas or polars frame, as an
+    Arrow table. ``texts`` are the columns of a CSV that are text even where all of it are numbers."""
     if isinstance(spine, str | Path):
         try:
-            return read_spine(Path(spine), root, texts)
+            return read_spine(Path(spine), root, texts, files)
         except LogError as error:
             raise SpineError(f"spine: {error.fact}", hint=error.hint) from None
     if isinstance(spine, pa.Table):
@@ -119,11 +146,23 @@ def _check_once(names: Sequence[str]) -> None:
         raise SpineError(f'spine: two columns are named "{twice}"', hint="rename one of them")
 
 
-def read(spine: object, *, time: str, timezone: str | None, root: Path, texts: Collection[str] = ()) -> Spine:
-    """A spine with its times understood; SpineError says what is missing. ``texts``: see ``as_table``."""
+def read(
+    spine: object,
+    *,
+    time: str,
+    timezone: str | None,
+    root: Path,
+    texts: Collection[str] = (),
+    files: tuple[LogFile, ...] | None = None,
+) -> Spine:
+    """A spine with its times understood; SpineError says what is missing. ``texts``: see ``as_table``;
+    ``files`` (default: those that there are) are what is read of a path."""
     if timezone is not None and not isinstance(timezone, str):
         raise SpineError(f"spine: timezone={timezone!r} is not a time zone", hint='name one: timezone="UTC"')
-    table = as_table(spine, root, texts)
+    if files is None:
+        files = files_of(spine, root)
+    # What a schema says besides its columns is about another table: the training set has more columns.
+    table = as_table(spine, root, texts, files).replace_schema_metadata(None)
     names = table.column_names
     _check_once(names)
     if time not in names:
@@ -138,7 +177,8 @@ def read(spine: object, *, time: str, timezone: str | None, root: Path, texts: C
     kind = table.schema.field(time).type
     found = from_arrow(kind)
     if pa.types.is_null(kind):
-        return Spine(table, time, np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.bool_))
+        no_times = np.zeros(table.num_rows, np.int64), np.zeros(table.num_rows, np.bool_)
+        return Spine(table, time, *no_times, timezone, files)
     if found is None or found.kind not in ("timestamp", "string", "date"):
         raise SpineError(
             f'spine: time column "{time}" is {kind}',
@@ -156,7 +196,7 @@ def read(spine: object, *, time: str, timezone: str | None, root: Path, texts: C
     times = cast.table.column(time).combine_chunks()
     timed = times.is_valid().to_numpy(zero_copy_only=False)
     as_of = pc.fill_null(times.cast(pa.int64()), 0).to_numpy(zero_copy_only=False)
-    return Spine(table, time, as_of, timed)
+    return Spine(table, time, as_of, timed, timezone, files)
 
 
 def _check_aware(column: pa.ChunkedArray, time: str, found: DType) -> None:

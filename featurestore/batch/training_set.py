@@ -7,6 +7,7 @@ order, with its columns untouched; a null or unknown key gives empty-set values,
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from featurestore.batch import manifest as manifests
-from featurestore.batch.digest import digest
+from featurestore.batch.digest import of_columns, together
 from featurestore.batch.facts import Facts, Reader
 from featurestore.batch.spine import Spine
 from featurestore.dtypes import instant_text
@@ -32,6 +33,7 @@ from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 from featurestore.kernel.timelines import ask
 from featurestore.kernel.versions import NEVER, Counts, instants, row_hashes, single
 from featurestore.plan.nodes import ViewPlan, feature_fingerprint
+from featurestore.plan.spec import encode
 from featurestore.store.conflicts import Conflict, conflicts_among, refused
 
 if TYPE_CHECKING:
@@ -46,10 +48,11 @@ _A_FILE = "name a file in a directory that exists, can be written and has room"
 @dataclass(frozen=True)
 class TrainingSet:
     """A training set and its manifest. ``table``: the spine's columns, then one ``view__feature`` column a
-    feature."""
+    feature. ``warnings``: what whoever made it again should know."""
 
     table: pa.Table
     manifest: Mapping[str, Any]
+    warnings: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return int(self.table.num_rows)
@@ -88,7 +91,7 @@ class TrainingSet:
         part = path.with_name(f".{path.name}.part")
         beside = manifests.path_beside(path)
         try:
-            pq.write_table(self.table, part, compression="zstd", row_group_size=1_000_000)
+            pq.write_table(_whole(self.table), part, compression="zstd", row_group_size=1_000_000)
             part.replace(path)
             beside.write_text(manifests.text(dict(self.manifest)), encoding="utf-8")
         except OSError as error:
@@ -130,7 +133,16 @@ class TrainingSet:
                 )
         for name, count in made["flagged"].items():
             lines.append(f"  {name}: {count:,} values beyond their type, given as null")
+        lines.extend(f"warning: {warning}" for warning in self.warnings)
         return "\n".join(lines)
+
+
+def _whole(table: pa.Table) -> pa.Table:
+    """The table with each column in one piece: where a spine's pieces end is no part of what is written."""
+    for at, name in enumerate(table.schema):
+        if table.column(at).num_chunks > 1:
+            table = table.set_column(at, name, pa.chunked_array([table.column(at).combine_chunks()]))
+    return table
 
 
 def _remove(part: Path) -> None:
@@ -176,7 +188,7 @@ def training_set(
     table = spine.table
     for feature in features:
         table = table.append_column(pa.field(feature.column, feature.dtype.arrow), columns[feature.reference])
-    return TrainingSet(table, _manifest(spine, features, views, table, known_at, tally, threads))
+    return TrainingSet(table, _manifest(spine, features, views, reader, table, known_at, tally, threads))
 
 
 def _groups(features: Sequence[Feature], views: Mapping[str, ViewPlan]) -> list[list[Feature]]:
@@ -264,7 +276,7 @@ def _count(
     conflicts: Sequence[Conflict],
     keyless_rows: int,
 ) -> None:
-    source = tally.sources.setdefault(view.source.name, {"log": facts.identity(), "entities": {}})
+    source = tally.sources.setdefault(view.source.name, {"entities": {}})
     source["entities"][view.entity.name] = {
         "versions": counts.versions,
         "duplicates": counts.duplicates,
@@ -300,18 +312,31 @@ def _manifest(
     spine: Spine,
     features: Sequence[Feature],
     views: Mapping[str, ViewPlan],
+    reader: Reader,
     table: pa.Table,
     known_at: KnownAt,
     tally: _Tally,
     threads: ThreadPoolExecutor | None,
 ) -> dict[str, Any]:
     used = {feature.view: views[feature.view] for feature in features}
+    columns = of_columns(table, threads)
     return {
         "format": manifests.FORMAT,
-        "features": {feature.reference: feature_fingerprint(feature) for feature in features},
-        "definitions": {name: view.fingerprint for name, view in used.items()},
+        "features": [feature.reference for feature in features],
+        "definitions": {
+            name: {
+                "fingerprint": view.fingerprint,
+                "features": {
+                    feature.reference: feature_fingerprint(feature)
+                    for feature in features
+                    if feature.view == name
+                },
+                "plan": json.loads(encode(view)),
+            }
+            for name, view in used.items()
+        },
         "known_at": instant_text(known_at) if isinstance(known_at, int) else known_at,
-        "time": spine.time,
+        "spine": manifests.spine_identity(spine, columns[: spine.table.num_columns]),
         "rows": spine.rows,
         "counts": {
             "rows_without_time": int((~spine.timed).sum()),
@@ -319,9 +344,11 @@ def _manifest(
             "flagged_expressions": tally.flagged_expressions,
         },
         "flagged": tally.flagged,
-        "sources": tally.sources,
+        "sources": {
+            name: {"log": reader.logs.identity(name), **source} for name, source in tally.sources.items()
+        },
         "content": {
-            "sha256": digest(table, threads),
+            "sha256": together(columns),
             "columns": {field.name: str(field.type) for field in table.schema},
         },
         "packages": manifests.packages(),

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from featurestore.dsl.log import CSV
 from featurestore.errors import LogError
 from featurestore.kernel.compiled import compiled
-from featurestore.log.files import LogFile, unreadable
+from featurestore.log.files import LogFile, opened, unreadable
 
 I32 = NDArray[np.int32]
 Codes = NDArray[np.uint8]
@@ -103,9 +103,8 @@ def _records(
 
 def _blocks(file: LogFile) -> Iterator[tuple[bytes, bool]]:
     """The file's bytes after a byte order mark, and whether they are the last."""
-    opened = gzip.open if file.path.suffix == ".gz" else open
     try:
-        with opened(file.path, "rb") as data:
+        with opened(file) as data:
             block = data.read(_BLOCK_BYTES).removeprefix(_BOM)
             while following := data.read(_BLOCK_BYTES):
                 yield block, False
@@ -118,9 +117,8 @@ def _blocks(file: LogFile) -> Iterator[tuple[bytes, bool]]:
 
 
 def _header(log: CSV, file: LogFile) -> list[str]:
-    opened = gzip.open if file.path.suffix == ".gz" else open
     try:
-        with opened(file.path, "rb") as data, io.TextIOWrapper(data, "utf-8-sig", newline="") as text:
+        with opened(file) as data, io.TextIOWrapper(data, "utf-8-sig", newline="") as text:
             records = csv.reader(text, delimiter=log.delimiter, quotechar=log.quote, strict=True)
             return next((record for record in records if record), [])
     except UnicodeDecodeError as error:

@@ -24,13 +24,21 @@ def schema(log: DuckDBTable, file: LogFile) -> pa.Schema:
         return found
 
 
+def count(log: DuckDBTable, file: LogFile) -> int:
+    """How many rows the table has now."""
+    with _open(log, file) as (connection, table):
+        ((rows,),) = connection.sql(f"SELECT count(*) FROM {table}").fetchall()
+        return int(rows)
+
+
 def tables(log: DuckDBTable, file: LogFile, columns: Sequence[str]) -> Iterator[pa.Table]:
-    """The table's rows in the order in which they were inserted."""
+    """The table's rows, the first ``file.rows`` of them, in the order in which they were inserted."""
     with _open(log, file) as (connection, table):
         held = connection.sql(f"SELECT * FROM {table} LIMIT 0").columns
         present = [name for name in columns if name in held]
         wanted = ", ".join(map(_quoted, present)) or "NULL"
-        for batch in connection.sql(f"SELECT {wanted} FROM {table}").to_arrow_reader(BATCH_ROWS):
+        first = "" if file.rows is None else f" LIMIT {file.rows}"
+        for batch in connection.sql(f"SELECT {wanted} FROM {table}{first}").to_arrow_reader(BATCH_ROWS):
             rows = pa.Table.from_batches([batch])
             yield rows.rename_columns(present) if present else rows.select([])
 

@@ -16,4 +16,6 @@ ENGINE: dict[str, str | bool | int | float | list[str]] = {
     "memory_limit": "1GB",
     "temp_directory": "",
     "python_enable_replacements": False,
+    # Rows come as they were inserted, whatever the number of threads: "the first n rows" means something.
+    "preserve_insertion_order": True,
 }

@@ -2,16 +2,23 @@
 
 Time: none. A file's name, age and order influence no value; its identity (path, size, hash) goes into
 manifests.
+
+Text is read as far as it was when the file was listed: what is appended later belongs to a later reading.
 """
 
 from __future__ import annotations
 
 import glob
+import gzip
 import hashlib
+import io
 import os
 import stat
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import IO
 from urllib.parse import unquote
 
 from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Log, Parquet
@@ -31,24 +38,54 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 class LogFile:
     """One file of a log. ``shown`` is its name in reports and manifests: posix text relative to the project's
     root where it lies below it, absolute otherwise. ``partitions`` are the columns that its directories
-    hold."""
+    hold. ``rows`` is how many of a DuckDB table are read, the first inserted; None: all."""
 
     shown: str
     path: Path
     size: int
     mtime_ns: int
     partitions: tuple[tuple[str, str | None], ...] = ()
+    rows: int | None = None
 
     def sha256(self) -> str:
-        """The hash of the file's bytes, read now, as hex digits."""
+        """The hash of the file's first ``size`` bytes, read now, as hex digits."""
         digest = hashlib.sha256()
+        left = self.size
         try:
             with open(self.path, "rb") as file:
-                while block := file.read(_HASH_BLOCK_BYTES):
+                while left and (block := file.read(min(left, _HASH_BLOCK_BYTES))):
                     digest.update(block)
+                    left -= len(block)
         except OSError as error:
             raise unreadable(self.shown, error) from error
         return digest.hexdigest()
+
+
+class _First(io.RawIOBase):
+    """The first ``size`` bytes of an open file."""
+
+    def __init__(self, whole: io.FileIO, size: int) -> None:
+        self._whole = whole
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        read = self._whole.readinto(memoryview(buffer)[: self._left])
+        self._left -= read
+        return read
+
+
+@contextmanager
+def opened(file: LogFile) -> Iterator[IO[bytes]]:
+    """The bytes of a text file as far as it was listed, unpacked where its name ends in .gz."""
+    with open(file.path, "rb", buffering=0) as whole, io.BufferedReader(_First(whole, file.size)) as first:
+        if file.path.suffix != ".gz":
+            yield first
+            return
+        with gzip.GzipFile(fileobj=first) as unpacked:
+            yield unpacked  # type: ignore[misc]
 
 
 def list_files(log: Log, root: Path) -> tuple[LogFile, ...]:
@@ -64,6 +101,12 @@ def list_files(log: Log, root: Path) -> tuple[LogFile, ...]:
             found[_shown(path, root)] = path
     files = [_log_file(shown, path, log) for shown, path in sorted(found.items())]
     return _with_agreed_partitions(files, log)
+
+
+def listed_before(log: Log, root: Path, names: Sequence[str]) -> tuple[LogFile, ...]:
+    """The files of ``log`` that an earlier ``list_files`` gave these ``shown`` names, as they are now."""
+    root = Path(os.path.abspath(root))
+    return _with_agreed_partitions([_log_file(shown, root / shown, log) for shown in names], log)
 
 
 def unreadable(shown: str, error: OSError) -> LogError:

@@ -15,7 +15,7 @@ import pyarrow as pa
 from featurestore.dsl.log import JSONLines
 from featurestore.errors import LogError
 from featurestore.log.cells import cells_of_json
-from featurestore.log.files import LogFile, unreadable
+from featurestore.log.files import LogFile, opened, unreadable
 
 _BLOCK_BYTES = 1 << 24
 _DECODER = msgspec.json.Decoder(dict[str, msgspec.Raw])
@@ -52,9 +52,8 @@ def _rows(file: LogFile) -> Iterator[list[dict[str, msgspec.Raw]]]:
 
 def _blocks(file: LogFile) -> Iterator[bytes]:
     """The file in pieces that end where a line ends."""
-    opened = gzip.open if file.path.suffix == ".gz" else open
     try:
-        with opened(file.path, "rb") as data:
+        with opened(file) as data:
             rest = data.read(len(_BOM))
             rest = b"" if rest == _BOM else rest
             while block := data.read(_BLOCK_BYTES):

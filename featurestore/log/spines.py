@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,6 +11,7 @@ from featurestore.dsl.log import CSV, JSONLines, Log, Parquet
 from featurestore.dtypes import STRING, TIMESTAMP, from_arrow
 from featurestore.errors import LogError
 from featurestore.log.cast import cast_table
+from featurestore.log.files import LogFile, list_files
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema
 
@@ -26,13 +27,21 @@ def file_log(path: Path) -> Log:
     return made
 
 
-def read_spine(path: Path, root: Path, texts: Collection[str] = ()) -> pa.Table:
+def spine_files(path: Path, root: Path) -> tuple[LogFile, ...]:
+    """The file that a path names; several, by name, for a pattern."""
+    return list_files(file_log(path), root)
+
+
+def read_spine(
+    path: Path, root: Path, texts: Collection[str] = (), files: Sequence[LogFile] | None = None
+) -> pa.Table:
     """A file as a table, rows in order. Text files get the types that all of their values have; times of day
     are left as text there, so that a zone is asked for where they have none, and so are the columns
-    ``texts``."""
+    ``texts``. ``files`` (default: ``spine_files``) are what is read."""
     log = file_log(path)
-    raw = raw_schema(log, root)
-    tables = [batch.table for batch in scan(log, root, list(raw))]
+    files = list_files(log, root) if files is None else files
+    raw = raw_schema(log, root, files=files)
+    tables = [batch.table for batch in scan(log, root, list(raw), files)]
     if isinstance(log, Parquet):
         return (
             pa.concat_tables(tables)
