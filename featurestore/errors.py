@@ -14,6 +14,7 @@ FeatureStoreError                 what all of them are
 └── StoreError                    the store itself
     ├── StoreVersionError         a store from another version of the schema
     ├── StoreUnavailableError     can't open, read-only, disk full, locked for too long
+    │   └── StoreInterruptedError the database ended a transaction: nothing was kept, it may be tried again
     └── BackfillError             a backfill that can't go on
 
 The first line names the thing and the fact; ``hint`` tells the way out.
@@ -98,6 +99,10 @@ class StoreVersionError(StoreError):
 
 class StoreUnavailableError(StoreError):
     """A store that can't be opened, read or written now."""
+
+
+class StoreInterruptedError(StoreUnavailableError):
+    """A transaction that the database ended; nothing of it was kept, and the same may be tried again."""
 
 
 class BackfillError(StoreError):

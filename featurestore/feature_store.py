@@ -280,7 +280,7 @@ class FeatureStore:
         """The store, which ``apply`` has made."""
         if not self._store_exists():
             raise SettingsError(
-                f"there is no store at {self.settings.store.url} yet", hint='run "featurestore apply"'
+                f"there is no store at {self.settings.store.shown} yet", hint='run "featurestore apply"'
             )
         return self._open(migrate=False)
 
@@ -318,7 +318,7 @@ class FeatureStore:
         from featurestore.store import Store
 
         Store.migrate(self._url())
-        return MigrationReport(str(self.settings.store.url))
+        return MigrationReport(self.settings.store.shown)
 
     def close(self) -> None:
         """Close the store, where it was opened."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
@@ -28,7 +29,18 @@ class StoreSettings(BaseModel):
         ".featurestore/store.db",
         min_length=1,
         description="a path, relative to the project, or a database URL",
+        repr=False,
     )
+
+    @property
+    def shown(self) -> str:
+        """``url`` as it may be printed: without password and options."""
+        if "://" not in self.url or self.url.startswith("sqlite:"):
+            return self.url
+        parts = urlsplit(self.url)
+        user, _, host = parts.netloc.rpartition("@")
+        named = f"{user.partition(':')[0]}@{host}" if user else host
+        return f"{parts.scheme}://{named}{parts.path}"
 
 
 class EngineSettings(BaseModel):

@@ -7,13 +7,11 @@ commits is by number and never by time.
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Iterable, Mapping, Sequence
 
-from sqlalchemy import Connection, delete, func, insert, select, text, update
+from sqlalchemy import Select, delete, func, insert, select, text, update
 
-from featurestore.store import sqlite
-from featurestore.store.identities import read_identities, read_truncates
+from featurestore.store.database import Session
 from featurestore.store.records import (
     COUNTER_KINDS,
     Definition,
@@ -24,7 +22,6 @@ from featurestore.store.records import (
     Truncate,
     ViewState,
 )
-from featurestore.store.segments import read_segments
 from featurestore.store.tables import (
     arrivals,
     backfill_progress,
@@ -47,61 +44,37 @@ _ADD_COUNT = text(
 class Commit:
     """An open write transaction, given by ``store.commit(...)``."""
 
-    def __init__(
-        self, connection: Connection, raw: sqlite3.Connection, *, kind: str, now_us: int, detail: str
-    ) -> None:
-        self._connection = connection
-        self._raw = raw
-        latest = raw.execute(sqlite.READ_LATEST_COMMIT).fetchone()
-        self._last_arrival: int = latest[1] if latest else 0
+    def __init__(self, session: Session, *, kind: str, now_us: int, detail: str) -> None:
+        self._session = session
+        self._connection = session.connection
         self.now_us = now_us
-        self.number: int = connection.execute(
-            insert(commits)
-            .values(
-                committed_at_us=now_us,
-                kind=kind,
-                detail=detail,
-                last_arrival=self._last_arrival,
-                registry_commit=latest[2] if latest else 0,
-            )
-            .returning(commits.c.number)
-        ).scalar_one()
+        self.number, self._last_arrival, _ = session.begin_commit(kind=kind, now_us=now_us, detail=detail)
 
     # Timelines
 
     def append(self, timeline_version_id: int, rows: Iterable[SegmentRow]) -> None:
         """Add segments or deltas; at most one row per (entity, level, start) in one commit."""
-        number = self.number
-        self._raw.executemany(
-            sqlite.INSERT_SEGMENTS,
-            (
-                (timeline_version_id, key, level, start, number, versions, payload)
-                for key, level, start, versions, payload in rows
-            ),
-        )
+        self._session.append(timeline_version_id, self.number, rows)
 
     def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """The payloads of each entity that has any, as they are now, this commit's own included."""
-        return read_segments(self._raw, timeline_version_id, entity_keys)
+        return self._session.segments(timeline_version_id, entity_keys)
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in, this commit's own included."""
-        return read_identities(self._raw, timeline_version_id, row_keys)
+        return self._session.identities(timeline_version_id, row_keys)
 
     def has_identities(self, timeline_version_id: int, *, first: bytes, last: bytes) -> bool:
         """Whether any row with a key in ``[first, last]`` is in the index."""
-        found = self._raw.execute(sqlite.ANY_IDENTITY, (timeline_version_id, first, last)).fetchone()
-        return found is not None
+        return self._session.has_identities(timeline_version_id, first=first, last=last)
 
     def truncates(self, timeline_version_id: int) -> list[Truncate]:
         """The truncates of a timeline version's table, this commit's own included."""
-        return read_truncates(self._raw, timeline_version_id)
+        return self._session.truncates(timeline_version_id)
 
     def add_identities(self, timeline_version_id: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         """Say that rows are now in timelines that they have never been in: (row key, entity key)."""
-        self._raw.executemany(
-            sqlite.INSERT_IDENTITIES, ((timeline_version_id, row, entity) for row, entity in pairs)
-        )
+        self._session.add_identities(timeline_version_id, pairs)
 
     def add_truncates(self, timeline_version_id: int, truncated: Sequence[Truncate]) -> None:
         """Keep truncates of a timeline version's table."""
@@ -126,7 +99,7 @@ class Commit:
             delete(truncates).where(truncates.c.timeline_version_id == timeline_version_id)
         )
         keys = select(c.row_key).where(c.timeline_version_id == timeline_version_id).order_by(c.row_key)
-        last = self._connection.execute(select(func.max(keys.limit(rows).subquery().c.row_key))).scalar_one()
+        last = self._last(keys, rows)
         if last is None:
             return 0
         removed = delete(identities).where(c.timeline_version_id == timeline_version_id, c.row_key <= last)
@@ -136,9 +109,7 @@ class Commit:
         """Remove the rows of a dropped timeline version's next ``entities`` keys; 0 when none are left."""
         of_version = segments.c.timeline_version_id == timeline_version_id
         keys = select(segments.c.entity_key).where(of_version).distinct().order_by(segments.c.entity_key)
-        last = self._connection.execute(
-            select(func.max(keys.limit(entities).subquery().c.entity_key))
-        ).scalar_one()
+        last = self._last(keys, entities)
         if last is None:
             return 0
         removed = delete(segments).where(of_version, segments.c.entity_key <= last)
@@ -305,6 +276,11 @@ class Commit:
         self._connection.execute(
             update(view_versions).where(view_versions.c.id == view_version_id).values(values)
         )
+
+    def _last(self, keys: Select[bytes], most: int) -> bytes | None:
+        """The last of the first ``most`` keys in their order."""
+        (key,) = keys.limit(most).subquery().c
+        return self._connection.execute(select(key).order_by(key.desc()).limit(1)).scalar()
 
     def _latest(self, **values: int) -> None:
         self._connection.execute(update(commits).where(commits.c.number == self.number).values(values))

@@ -18,7 +18,7 @@ REVISIONS = ("0001", "0002")
 Standing = Literal["empty", "old", "current"]
 
 
-def standing(connection: Connection, name: str) -> Standing:
+def standing(connection: Connection, name: str, *, elsewhere: str) -> Standing:
     """Whether the store is at this code's revision; a newer one and a stranger's database are refused."""
     tables = set(inspect(connection).get_table_names())
     if not tables:
@@ -26,7 +26,7 @@ def standing(connection: Connection, name: str) -> Standing:
     if "alembic_version" not in tables or "commits" not in tables:
         raise StoreVersionError(
             f"{name}: it is the database of something else",
-            hint="name another path in [store], or move the file away",
+            hint=elsewhere,
         )
     revision = connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
     if revision == REVISIONS[-1]:

@@ -6,14 +6,12 @@
 from __future__ import annotations
 
 import json
-import sqlite3
 from collections.abc import Sequence
 from typing import TypeVarTuple
 
-from sqlalchemy import Connection, Row, Select, func, select
+from sqlalchemy import Row, Select, func, select
 
-from featurestore.store import sqlite
-from featurestore.store.identities import read_identities, read_truncates
+from featurestore.store.database import Database, Latest, Session
 from featurestore.store.records import (
     Arrival,
     CounterKey,
@@ -25,8 +23,6 @@ from featurestore.store.records import (
     Truncate,
     ViewVersion,
 )
-from featurestore.store.segments import read_segments
-from featurestore.store.sqlite import Sqlite
 from featurestore.store.tables import (
     arrivals,
     backfill_progress,
@@ -50,34 +46,29 @@ class Snapshot:
     registry may be cached under it. ``last_arrival`` is the number of the last pushed row.
     """
 
-    __slots__ = ("_connection", "_database", "_raw", "commit_number", "last_arrival", "registry_commit")
+    __slots__ = ("_database", "_session", "commit_number", "last_arrival", "registry_commit")
 
-    def __init__(self, database: Sqlite, connection: Connection, raw: sqlite3.Connection) -> None:
+    def __init__(self, database: Database, session: Session, latest: Latest) -> None:
         self._database = database
-        self._connection = connection
-        self._raw = raw
-        latest = raw.execute(sqlite.READ_LATEST_COMMIT).fetchone()
-        self.commit_number: int
-        self.last_arrival: int
-        self.registry_commit: int
-        self.commit_number, self.last_arrival, self.registry_commit = latest or (0, 0, 0)
+        self._session = session
+        self.commit_number, self.last_arrival, self.registry_commit = latest
 
     def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """The payloads of each entity that has any."""
         try:
-            return read_segments(self._raw, timeline_version_id, entity_keys)
-        except sqlite3.Error as error:
-            raise (self._database.unavailable(str(error)) or error) from error
+            return self._session.segments(timeline_version_id, entity_keys)
+        except self._database.driver_error as error:
+            raise (self._database.unavailable(error) or error) from error
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in; one of none is absent."""
         with self._database.errors():
-            return read_identities(self._raw, timeline_version_id, row_keys)
+            return self._session.identities(timeline_version_id, row_keys)
 
     def truncates(self, timeline_version_id: int) -> list[Truncate]:
         """The truncates of a timeline version's table."""
         with self._database.errors():
-            return read_truncates(self._raw, timeline_version_id)
+            return self._session.truncates(timeline_version_id)
 
     def is_empty(self, timeline_version_id: int) -> bool:
         """Whether a timeline version holds nothing of any entity."""
@@ -173,4 +164,4 @@ class Snapshot:
 
     def _rows(self, query: Select[*Columns]) -> Sequence[Row[*Columns]]:
         with self._database.errors():
-            return self._connection.execute(query).all()
+            return self._session.connection.execute(query).all()

@@ -1,22 +1,22 @@
 """SQLite as the store: how it is opened, how its transactions begin, what its errors mean.
 
-Everything that differs between databases is in this module; the SQL elsewhere is portable. No instant is read
-or made here. Connections are in autocommit mode, so that a transaction begins exactly where ``begin_write``
-or ``begin_read`` says.
+No instant is read or made here. Connections are in autocommit mode, so that a transaction begins exactly
+where ``begin_write`` or ``begin_read`` says.
 """
 
 from __future__ import annotations
 
-import contextlib
+import json
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from sqlalchemy import URL, Connection, Engine, create_engine, event
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.pool import NullPool
 
 from featurestore.errors import StoreUnavailableError
+from featurestore.store.database import BUSY_TIMEOUT_S, NOTHING_YET, Database, Latest, Session
+from featurestore.store.records import SegmentRow, Truncate
 from featurestore.store.turn import BusyError, Turn, TurnstileError
 
 # 16 KiB: payloads of a few KB then take no overflow chain (measured: docs/design/0001-store-layout.md).
@@ -24,44 +24,41 @@ PAGE_BYTES = 16384
 # SQLite's own ceiling for memory-mapped reads, 2 GiB; beyond it pages are read as usual.
 MMAP_BYTES = 0x7FFF0000
 WRITE_CACHE_KIB = 65536
-BUSY_TIMEOUT_S = 30.0
 
-READ_LATEST_COMMIT = "SELECT number, last_arrival, registry_commit FROM commits ORDER BY number DESC LIMIT 1"
-INSERT_SEGMENTS = (
+_LATEST = "SELECT number, last_arrival, registry_commit FROM commits ORDER BY number DESC LIMIT 1"
+_COMMIT = (
+    "INSERT INTO commits (number, committed_at_us, kind, detail, last_arrival, registry_commit) "
+    "VALUES (?, ?, ?, ?, ?, ?)"
+)
+_APPEND = (
     "INSERT INTO segments (timeline_version_id, entity_key, level, start, commit_number, versions, payload) "
     "VALUES (?, ?, ?, ?, ?, ?, ?)"
 )
-
-
-def _read_segments(keys: int) -> str:
-    places = ",".join("?" * keys)
-    return (
-        "SELECT entity_key, payload FROM segments WHERE timeline_version_id = ? "
-        f"AND entity_key IN ({places}) ORDER BY entity_key, level, start, commit_number"
-    )
-
-
-def _read_identities(keys: int) -> str:
-    places = ",".join("?" * keys)
-    return (
-        "SELECT row_key, entity_key FROM identities WHERE timeline_version_id = ? "
-        f"AND row_key IN ({places}) ORDER BY row_key, entity_key"
-    )
-
-
-ANY_IDENTITY = (
+_ADD_IDENTITIES = "INSERT INTO identities (timeline_version_id, row_key, entity_key) VALUES (?, ?, ?)"
+_ANY_IDENTITY = (
     "SELECT 1 FROM identities WHERE timeline_version_id = ? AND row_key >= ? AND row_key <= ? LIMIT 1"
 )
-INSERT_IDENTITIES = "INSERT INTO identities (timeline_version_id, row_key, entity_key) VALUES (?, ?, ?)"
-READ_TRUNCATES = (
+_TRUNCATES = (
     "SELECT position, changed_at, available_at FROM truncates WHERE timeline_version_id = ? ORDER BY id"
 )
 
 # Powers of two, so that the driver's statement cache holds them all; a shorter list repeats its last key.
 MOST_KEYS = 512
-_KEYS = (1, 2, 4, 8, 16, 32, 64, 128, 256, MOST_KEYS)
-READ_SEGMENTS = {n: _read_segments(n) for n in _KEYS}
-READ_IDENTITIES = {n: _read_identities(n) for n in _KEYS}
+
+
+def _by_keys(query: str) -> dict[int, str]:
+    counts = [1 << power for power in range(MOST_KEYS.bit_length())]
+    return {count: query.format(",".join("?" * count)) for count in counts}
+
+
+_SEGMENTS = _by_keys(
+    "SELECT entity_key, payload FROM segments WHERE timeline_version_id = ? AND entity_key IN ({}) "
+    "ORDER BY entity_key, level, start, commit_number"
+)
+_IDENTITIES = _by_keys(
+    "SELECT row_key, entity_key FROM identities WHERE timeline_version_id = ? AND row_key IN ({}) "
+    "ORDER BY row_key, entity_key"
+)
 
 # What SQLite says -> (the fact, the way out). Whatever else it raises is a bug of ours and passes as it is.
 _UNAVAILABLE = {
@@ -81,41 +78,24 @@ _UNAVAILABLE = {
 }
 
 
-class Sqlite:
-    """A SQLite file. ``connect`` gives held connections; one of them at a time may write."""
+class SqliteSession(Session):
+    """A connection to a SQLite file: SQLAlchemy's, and the driver's own for hot paths."""
 
-    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        self.path = path
-        self.busy_timeout_s = busy_timeout_s
-        self.turn = Turn(Path(f"{path}-turn"))
-        self.engine = self._engine()
+    def __init__(self, connection: Connection) -> None:
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, sqlite3.Connection)
+        self.connection = connection
+        self.raw = raw
 
-    @property
-    def name(self) -> str:
-        return f"store {self.path}"
+    def begin_read(self) -> Latest:
+        self.raw.execute("BEGIN")
+        return self._latest()
 
-    def make_directory(self) -> None:
+    def begin_write(self, *, first: bool = False) -> None:
+        raw = self.raw
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            fact, hint = _UNAVAILABLE["unable to open"]
-            raise StoreUnavailableError(f"{self.name}: {fact} ({error.strerror})", hint=hint) from error
-
-    def connect(self, *, writer: bool = False) -> tuple[Connection, sqlite3.Connection]:
-        """A held connection, as SQLAlchemy's and as the driver's own for hot paths."""
-        with self.errors():
-            connection = self.engine.connect()
-            raw = connection.connection.driver_connection
-            assert isinstance(raw, sqlite3.Connection)
-            if writer:
-                # Waiting for the write lock is done by Turn, fairly; SQLite's own waiting is not.
-                raw.execute("PRAGMA busy_timeout=0")
-                raw.execute(f"PRAGMA cache_size=-{WRITE_CACHE_KIB}")
-            return connection, raw
-
-    def begin_write(self, raw: sqlite3.Connection, *, first: bool = False) -> None:
-        """One attempt at the write lock; ``first`` makes the file a store's before that."""
-        try:
+            # Waiting for the write lock is done by Turn, fairly; SQLite's own waiting is not.
+            raw.execute("PRAGMA busy_timeout=0")
             if first:
                 # Both last as long as the file: its page size (if it is empty yet) and its write-ahead log.
                 raw.execute(f"PRAGMA page_size={PAGE_BYTES}")
@@ -126,33 +106,123 @@ class Sqlite:
                 raise BusyError from error
             raise
 
-    @staticmethod
-    def begin_read(raw: sqlite3.Connection) -> None:
-        raw.execute("BEGIN")
+    def begin_commit(self, *, kind: str, now_us: int, detail: str) -> Latest:
+        before = self._latest()
+        number = before.number + 1
+        self.raw.execute(_COMMIT, (number, now_us, kind, detail, before.last_arrival, before.registry_commit))
+        return before._replace(number=number)
 
-    @staticmethod
-    def checkpoint(raw: sqlite3.Connection) -> None:
-        """Move what the write-ahead log holds into the file, as far as readers allow."""
-        raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    def commit(self) -> None:
+        self.raw.commit()
 
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Every write and every cold read passes here, so that one table says what a database error means."""
+    def rollback(self) -> None:
+        self.raw.rollback()
+        if self.connection.in_transaction():
+            self.connection.rollback()
+
+    def close(self) -> None:
+        self.connection.close()
+
+    def segments(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        if len(entity_keys) == 1:
+            rows = self.raw.execute(_SEGMENTS[1], (timeline_version_id, entity_keys[0])).fetchall()
+            return {entity_keys[0]: [payload for _, payload in rows]} if rows else {}
+        found: dict[bytes, list[bytes]] = {}
+        for some in _portions(list(dict.fromkeys(entity_keys))):
+            for key, payload in self.raw.execute(_SEGMENTS[len(some)], (timeline_version_id, *some)):
+                if (payloads := found.get(key)) is None:
+                    found[key] = [payload]
+                else:
+                    payloads.append(payload)
+        return found
+
+    def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        found: dict[bytes, list[bytes]] = {}
+        for some in _portions(row_keys):
+            for row, entity in self.raw.execute(_IDENTITIES[len(some)], (timeline_version_id, *some)):
+                found.setdefault(row, []).append(entity)
+        return found
+
+    def has_identities(self, timeline_version_id: int, *, first: bytes, last: bytes) -> bool:
+        return self.raw.execute(_ANY_IDENTITY, (timeline_version_id, first, last)).fetchone() is not None
+
+    def truncates(self, timeline_version_id: int) -> list[Truncate]:
+        rows = self.raw.execute(_TRUNCATES, (timeline_version_id,))
+        return [
+            Truncate(tuple(json.loads(position)), changed, available) for position, changed, available in rows
+        ]
+
+    def append(self, timeline_version_id: int, commit_number: int, rows: Iterable[SegmentRow]) -> None:
+        self.raw.executemany(
+            _APPEND,
+            (
+                (timeline_version_id, key, level, start, commit_number, versions, payload)
+                for key, level, start, versions, payload in rows
+            ),
+        )
+
+    def add_identities(self, timeline_version_id: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
+        self.raw.executemany(_ADD_IDENTITIES, ((timeline_version_id, row, entity) for row, entity in pairs))
+
+    def _latest(self) -> Latest:
+        return Latest(*(self.raw.execute(_LATEST).fetchone() or NOTHING_YET))
+
+
+def _portions(keys: Sequence[bytes]) -> Iterator[list[bytes]]:
+    """At most MOST_KEYS at a time, filled up to a power of two with the last one."""
+    for first in range(0, len(keys), MOST_KEYS):
+        some = list(keys[first : first + MOST_KEYS])
+        places = 1 << (len(some) - 1).bit_length()
+        yield some + [some[-1]] * (places - len(some))
+
+
+class Sqlite(Database):
+    """A SQLite file. One session at a time may write."""
+
+    elsewhere = "name another path in [store], or move the file away"
+    driver_error = sqlite3.Error
+
+    def __init__(self, path: Path, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
+        self.path = path
+        self.name = f"store {path}"
+        self.busy_timeout_s = busy_timeout_s
+        self.turn = Turn(Path(f"{path}-turn"))
+        self.engine = self._engine()
+
+    def prepare(self, *, make: bool) -> None:
+        if not make:
+            if not self.path.exists():
+                raise StoreUnavailableError(
+                    f"{self.name}: there is no such file", hint="run `featurestore apply`"
+                )
+            return
         try:
-            yield
-        except BusyError as error:
-            raise self.unavailable("locked") or error from error
-        except TurnstileError as error:
-            raise self.unavailable("readonly") or error from error
-        except DBAPIError as error:
-            raise (self.unavailable(str(error.orig)) or error) from error
-        except sqlite3.Error as error:
-            raise (self.unavailable(str(error)) or error) from error
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            fact, hint = _UNAVAILABLE["unable to open"]
+            raise StoreUnavailableError(f"{self.name}: {fact} ({error.strerror})", hint=hint) from error
 
-    def unavailable(self, message: str) -> StoreUnavailableError | None:
-        """The error for what SQLite said; None when it says nothing about the file or the disk."""
+    def session(self, *, writer: bool = False) -> SqliteSession:
+        with self.errors():
+            session = SqliteSession(self.engine.connect())
+            if writer:
+                session.raw.execute(f"PRAGMA cache_size=-{WRITE_CACHE_KIB}")
+            return session
+
+    def checkpoint(self, session: Session) -> None:
+        """Move what the write-ahead log holds into the file, as far as readers allow."""
+        assert isinstance(session, SqliteSession)
+        session.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+    def unavailable(self, error: Exception) -> StoreUnavailableError | None:
+        if isinstance(error, BusyError):
+            message = "locked"
+        elif isinstance(error, TurnstileError):
+            message = "readonly"
+        else:
+            message = str(error).lower()
         for words, (fact, hint) in _UNAVAILABLE.items():
-            if words in message.lower():
+            if words in message:
                 return StoreUnavailableError(f"{self.name}: {fact}", hint=hint)
         return None
 

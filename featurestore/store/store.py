@@ -1,59 +1,59 @@
 """The store: opened and migrated, then written in commits and read in snapshots.
 
-There is one writer at a time, across threads and processes; readers never wait for it. A commit is on the
-disk before its block is left. ``now()`` is never called here: a commit is told its time.
+There is one writer at a time, across threads, processes and machines; readers never wait for it. A commit is
+durable before its block is left. ``now()`` is never called here: a commit is told its time.
 """
 
 from __future__ import annotations
 
 import contextlib
-import sqlite3
+import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
-from sqlalchemy import Connection, insert, make_url, select
+from sqlalchemy import URL, insert, make_url, select
 from sqlalchemy.exc import ArgumentError
 
-from featurestore.errors import StoreError, StoreUnavailableError
+from featurestore.errors import StoreError, StoreInterruptedError, StoreUnavailableError
 from featurestore.store import schema
 from featurestore.store.commit import Commit
+from featurestore.store.database import BUSY_TIMEOUT_S, Database, Session
 from featurestore.store.snapshot import Snapshot
-from featurestore.store.sqlite import BUSY_TIMEOUT_S, Sqlite
+from featurestore.store.sqlite import Sqlite
 from featurestore.store.tables import store_meta
 
-Held = tuple[Connection, sqlite3.Connection]
+T = TypeVar("T")
 
 # Connections kept open for readers; a burst beyond it opens and closes its own.
 IDLE_READERS = 32
+# Between attempts at a commit that the database has ended.
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
 
 class Store:
     """Timelines, arrivals, the registry and the progress of backfills, in one database."""
 
-    def __init__(self, database: Sqlite, writer: Held) -> None:
+    def __init__(self, database: Database, writer: Session) -> None:
         self._database = database
         self._writer = writer
-        self._readers: deque[Held] = deque()
+        self._readers: deque[Session] = deque()
         self._closed = False
 
     @classmethod
     def open(cls, url: str | Path, *, migrate: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Store:
-        """Open a store at a path or ``sqlite:///path``; ``migrate`` makes it or brings it forward first.
+        """Open a store at a path, ``sqlite:///path`` or ``postgresql://...``; ``migrate`` makes it or brings
+        it forward first.
 
-        Raises StoreVersionError for a schema that isn't this code's and StoreUnavailableError for a file that
-        can't be used.
+        Raises StoreVersionError for a schema that isn't this code's and StoreUnavailableError for a database
+        that can't be used.
         """
-        database = Sqlite(_path(url), busy_timeout_s=busy_timeout_s)
-        if migrate:
-            database.make_directory()
-        elif not database.path.exists():
-            raise StoreUnavailableError(
-                f"{database.name}: there is no such file", hint="run `featurestore apply`"
-            )
+        database = _database(url, busy_timeout_s)
+        database.prepare(make=migrate)
         with database.errors():
-            store = cls(database, database.connect(writer=True))
+            store = cls(database, database.session(writer=True))
             try:
                 store._stand(migrate)
             except BaseException:
@@ -68,48 +68,57 @@ class Store:
 
     @property
     def name(self) -> str:
+        """Where it is, without a password."""
         return self._database.name
-
-    @property
-    def path(self) -> Path:
-        return self._database.path
 
     @contextlib.contextmanager
     def commit(self, kind: str, *, now_us: int, detail: str = "") -> Iterator[Commit]:
         """One write transaction: kept as a whole when the block ends, as nothing when it raises.
 
         Prepare the work before: other writers wait. Raises StoreUnavailableError when the turn does not come
-        in time, the disk is full or the file can't be written.
+        in time, the disk is full or the database can't be written, and StoreInterruptedError when the
+        database ended the transaction: nothing was kept then, and it may be tried again, as ``write`` does.
         """
-        connection, raw = self._writer
         with self._writing():
-            yield Commit(connection, raw, kind=kind, now_us=now_us, detail=detail)
+            yield Commit(self._writer, kind=kind, now_us=now_us, detail=detail)
+
+    def write(self, work: Callable[[Commit], T], *, kind: str, now_us: int, detail: str = "") -> T:
+        """Do ``work`` in one commit, and all of it again, for as long as a writer would wait for its turn,
+        where the database ended the commit: a deadlock, a lost connection, a restart."""
+        until_s = time.monotonic() + self._database.busy_timeout_s
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                with self.commit(kind, now_us=now_us, detail=detail) as commit:
+                    return work(commit)
+            except StoreInterruptedError:
+                if time.monotonic() + pause_s > until_s:
+                    raise
+            time.sleep(pause_s)
+            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:
         """One consistent state to read from; may be open in many threads and inside one another."""
-        held = self._reader()
-        connection, raw = held
+        session = self._reader()
+        database = self._database
         try:
             try:
-                self._database.begin_read(raw)
-                snapshot = Snapshot(self._database, connection, raw)
-            except sqlite3.Error as error:
-                raise (self._database.unavailable(str(error)) or error) from error
+                snapshot = Snapshot(database, session, session.begin_read())
+            except database.driver_error as error:
+                raise (database.unavailable(error) or error) from error
             yield snapshot
         finally:
-            raw.rollback()
-            if connection.in_transaction():
-                connection.rollback()
+            session.rollback()
             if self._closed or len(self._readers) >= IDLE_READERS:
-                connection.close()
+                session.close()
             else:
-                self._readers.append(held)
+                self._readers.append(session)
 
     def checkpoint(self) -> None:
-        """Fold the write-ahead log into the database file, after a bulk load; correct without it, too."""
+        """Tidy up after a bulk load (SQLite: fold the write-ahead log into the file); correct without it."""
         with self._database.errors():
-            self._database.checkpoint(self._writer[1])
+            self._database.checkpoint(self._writer)
 
     def store_id(self) -> str:
         """The store's own name for itself, made with it; manifests carry it."""
@@ -120,8 +129,8 @@ class Store:
         """Close every idle connection. A store that is closed can't be used again."""
         self._closed = True
         while self._readers:
-            self._readers.pop()[0].close()
-        self._writer[0].close()
+            self._readers.pop().close()
+        self._writer.close()
         self._database.turn.close()
 
     def __enter__(self) -> Store:
@@ -131,65 +140,77 @@ class Store:
         self.close()
 
     def _stand(self, migrate: bool) -> None:
-        connection, raw = self._writer
-        raw.execute("BEGIN")
+        session = self._writer
         try:
-            standing = schema.standing(connection, self.name)
+            standing = self._standing()
         finally:
-            connection.rollback()
-            raw.rollback()
+            session.rollback()
         if standing == "current":
             return
         if not migrate:
             raise schema.needs_migration(self.name, standing)
         with self._writing(first=True):
             # Another process may have come first; the transaction decides.
-            if schema.standing(connection, self.name) != "current":
-                schema.upgrade(connection)
-            if connection.execute(select(store_meta.c.key)).first() is None:
-                connection.execute(insert(store_meta).values(key="store_id", value=uuid.uuid4().hex))
+            if self._standing() != "current":
+                schema.upgrade(session.connection)
+            if session.connection.execute(select(store_meta.c.key)).first() is None:
+                session.connection.execute(insert(store_meta).values(key="store_id", value=uuid.uuid4().hex))
+
+    def _standing(self) -> schema.Standing:
+        database = self._database
+        return schema.standing(self._writer.connection, database.name, elsewhere=database.elsewhere)
 
     @contextlib.contextmanager
     def _writing(self, *, first: bool = False) -> Iterator[None]:
         """The one place where something is written: a turn, a transaction, and what its errors mean."""
         if self._closed:
             raise StoreError(f"{self.name}: it is closed")
-        connection, raw = self._writer
-        database = self._database
+        session, database = self._writer, self._database
         with (
             database.errors(),
-            database.turn.taken(
-                lambda: database.begin_write(raw, first=first), timeout_s=database.busy_timeout_s
-            ),
+            database.turn.taken(lambda: session.begin_write(first=first), timeout_s=database.busy_timeout_s),
         ):
             try:
                 yield
-                raw.commit()
+                session.commit()
             finally:
                 # After a commit there is nothing to roll back; SQLAlchemy learns that its own is over.
-                raw.rollback()
-                if connection.in_transaction():
-                    connection.rollback()
+                session.rollback()
 
-    def _reader(self) -> Held:
+    def _reader(self) -> Session:
         if self._closed:
             raise StoreError(f"{self.name}: it is closed")
         try:
             return self._readers.pop()
         except IndexError:
-            return self._database.connect()
+            return self._database.session()
 
 
-def _path(url: str | Path) -> Path:
-    if isinstance(url, str) and "://" in url:
-        try:
-            parsed = make_url(url)
-        except ArgumentError as error:
-            raise StoreUnavailableError(f'"{url}" is not a database URL', hint="sqlite:///path") from error
-        if parsed.get_backend_name() != "sqlite" or not parsed.database:
-            raise StoreUnavailableError(
-                f'"{parsed.render_as_string(hide_password=True)}" is not a store that this version speaks',
-                hint="sqlite:///path, or a path",
-            )
-        return Path(parsed.database)
-    return Path(url)
+def _database(url: str | Path, busy_timeout_s: float) -> Database:
+    if not isinstance(url, str) or "://" not in url:
+        return Sqlite(Path(url), busy_timeout_s=busy_timeout_s)
+    try:
+        parsed = make_url(url)
+    except ArgumentError as error:
+        # What can't be parsed can't be shown: a password may be in it.
+        raise StoreUnavailableError("[store] url is not a database URL", hint=_HINT) from error
+    if parsed.get_backend_name() == "sqlite" and parsed.database:
+        return Sqlite(Path(parsed.database), busy_timeout_s=busy_timeout_s)
+    if parsed.drivername in ("postgresql", "postgresql+psycopg", "postgres"):
+        return _postgres(parsed, busy_timeout_s)
+    raise StoreUnavailableError(
+        f'"{parsed.render_as_string(hide_password=True)}" is not a store that this version speaks', hint=_HINT
+    )
+
+
+_HINT = "sqlite:///path, a path, or postgresql://user:password@host/database"
+
+
+def _postgres(url: URL, busy_timeout_s: float) -> Database:
+    try:
+        from featurestore.store.postgres import Postgres
+    except ImportError as error:
+        raise StoreUnavailableError(
+            "a store in PostgreSQL needs psycopg", hint="pip install 'featurestore[postgres]'"
+        ) from error
+    return Postgres(url, busy_timeout_s=busy_timeout_s)

@@ -5,7 +5,8 @@ only says the least one (``start``). A commit's number, not its time, tells what
 
 ``segments`` is an ordinary table with a key of its own beside it, not one clustered by its key: measured at 5
 KB a row, clustering writes and reads at half the speed and rewrites a whole leaf for every small delta
-(docs/design/0001-store-layout.md).
+(docs/design/0001-store-layout.md). In PostgreSQL it and ``identities`` are hashed by their key into eight
+partitions (docs/design/0007-postgresql.md).
 """
 
 from __future__ import annotations
@@ -119,6 +120,7 @@ segments = Table(
     Column("commit_number", BigInteger, primary_key=True, autoincrement=False),
     _number("versions"),
     Column("payload", LargeBinary, nullable=False),
+    postgresql_partition_by="HASH (entity_key)",
 )
 
 arrivals = Table(
@@ -141,6 +143,7 @@ identities = Table(
     Column("row_key", LargeBinary, primary_key=True),
     Column("entity_key", LargeBinary, primary_key=True),
     sqlite_with_rowid=False,
+    postgresql_partition_by="HASH (row_key)",
 )
 
 truncates = Table(

@@ -1,9 +1,9 @@
 """Writers take turns: whoever waits for the store goes before whoever has just written.
 
-SQLite's lock has no queue: a backfill that commits and begins again at once would starve a server. So a
-writer first takes the turnstile (a lock file beside the store, and a lock among threads), waits for the store
-inside it, then lets the next one in. The writer before it, coming back, stands outside. A killed process
-loses both locks.
+A backfill that commits and begins again at once would starve a server. So a writer first takes the turnstile
+(a lock among threads; for SQLite, whose lock has no queue, a lock file beside the store as well), waits for
+the store inside it, then lets the next one in. The writer before it, coming back, stands outside. A killed
+process loses both locks.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ class TurnstileError(Exception):
 
 
 class Turn:
-    """The turnstile of one store in one process."""
+    """The turnstile of one store in one process; ``path`` is its lock file, if processes need one."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: BinaryIO | None = None
         self._turnstile = threading.Lock()
@@ -72,7 +72,7 @@ class Turn:
         if not self._turnstile.acquire(timeout=max(0.0, deadline_s - time.monotonic())):
             raise BusyError
         try:
-            if sys.platform == "win32":
+            if sys.platform == "win32" or self._path is None:
                 yield
                 return
             if self._file is None:

@@ -17,8 +17,15 @@ def number(name: str, *, null: bool = False) -> sa.Column[int]:
     return sa.Column(name, sa.BigInteger, nullable=null)
 
 
+# Ordered by its bytes on every database.
+Text = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
+
+# Of a table in PostgreSQL that is hashed by its key.
+PARTITIONS = 8
+
+
 def text(name: str, *, null: bool = False) -> sa.Column[str]:
-    return sa.Column(name, sa.Text, nullable=null)
+    return sa.Column(name, Text, nullable=null)
 
 
 def points(table: str, column: str, to: str) -> sa.ForeignKeyConstraint:
@@ -95,7 +102,16 @@ def upgrade() -> None:
         number("versions"),
         sa.Column("payload", sa.LargeBinary, nullable=False),
         key("segments", "timeline_version_id", "entity_key", "level", "start", "commit_number"),
+        postgresql_partition_by="HASH (entity_key)",
     )
+    if op.get_bind().dialect.name == "postgresql":
+        # Payloads are compressed already. Said before the partitions are made, which take it over.
+        op.execute("ALTER TABLE segments ALTER COLUMN payload SET STORAGE EXTERNAL")
+        for rest in range(PARTITIONS):
+            op.execute(
+                f"CREATE TABLE segments_{rest} PARTITION OF segments "
+                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {rest})"
+            )
     op.create_table(
         "arrivals",
         number("first_number"),

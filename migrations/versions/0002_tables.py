@@ -10,6 +10,9 @@ down_revision = "0001"
 branch_labels = None
 depends_on = None
 
+# As in the revision before.
+PARTITIONS = 8
+
 AutoNumber = sa.BigInteger().with_variant(sa.Integer(), "sqlite")
 
 
@@ -21,7 +24,14 @@ def upgrade() -> None:
         sa.Column("entity_key", sa.LargeBinary, nullable=False),
         sa.PrimaryKeyConstraint("timeline_version_id", "row_key", "entity_key", name="pk_identities"),
         sqlite_with_rowid=False,
+        postgresql_partition_by="HASH (row_key)",
     )
+    if op.get_bind().dialect.name == "postgresql":
+        for rest in range(PARTITIONS):
+            op.execute(
+                f"CREATE TABLE identities_{rest} PARTITION OF identities "
+                f"FOR VALUES WITH (MODULUS {PARTITIONS}, REMAINDER {rest})"
+            )
     op.create_table(
         "truncates",
         sa.Column("id", AutoNumber, nullable=False, autoincrement=True),

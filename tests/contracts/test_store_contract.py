@@ -11,8 +11,7 @@ import sys
 import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -31,13 +30,10 @@ from featurestore.store import (
     Truncate,
 )
 
-# PostgreSQL joins here: a function from a temporary directory to the URL of an empty store.
-STORES: dict[str, Callable[[Path], str]] = {"sqlite": lambda directory: f"sqlite:///{directory / 'store.db'}"}
 
-
-@pytest.fixture(params=STORES)
-def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return STORES[request.param](tmp_path)
+@pytest.fixture
+def url(empty_store_url: str) -> str:
+    return empty_store_url
 
 
 @pytest.fixture

@@ -242,8 +242,8 @@ def test_without_a_store_a_command_says_how_to_make_one(root: Path, arguments: S
         ("[serving]\nport = 99999", 'setting "serving.port": input should be less than or equal to 65535'),
         (b"\xff\xfe", "featurestore.toml can't be read: 'utf-8' codec"),
         (
-            "[store]\nurl = 'postgresql://user:secret@host/db'",
-            '"postgresql://user:***@host/db" is not a store',
+            "[store]\nurl = 'mysql://user:secret@host/db'",
+            '"mysql://user:***@host/db" is not a store',
         ),
         ("[store]\nurl = 'features.py'", "store {root}/features.py: it is not a SQLite database"),
         ("[store]\nurl = 'data'", "store {root}/data: it can't be opened"),

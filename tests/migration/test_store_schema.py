@@ -34,8 +34,7 @@ def set_revision(path: Path, revision: str) -> None:
 
 def test_the_migrations_make_exactly_the_tables_that_the_code_reads(tmp_path: Path):
     Store.migrate(tmp_path / "store.db")
-    connection, _ = Sqlite(tmp_path / "store.db").connect()
-    with connection:
+    with Sqlite(tmp_path / "store.db").session().connection as connection:
         context = MigrationContext.configure(connection, opts={"compare_type": True})
         assert compare_metadata(context, metadata) == []
 

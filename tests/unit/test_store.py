@@ -55,7 +55,7 @@ def test_a_read_only_store_is_told_and_loses_nothing(store: Store):
     with store.commit("ingest", now_us=1) as commit:
         commit.append(1, [SegmentRow(b"k", SEGMENT_LEVEL, 0, 1, b"x")])
     # The same answer as from a read-only file, which the superuser would be allowed to write.
-    store._writer[1].execute("PRAGMA query_only=ON")
+    store._writer.raw.execute("PRAGMA query_only=ON")
     with pytest.raises(StoreUnavailableError, match="can't be written"), store.commit("ingest", now_us=2):
         pass
     with store.snapshot() as snapshot:
@@ -65,7 +65,7 @@ def test_a_read_only_store_is_told_and_loses_nothing(store: Store):
 def test_a_full_disk_keeps_nothing_of_the_commit_and_all_before_it(store: Store):
     with store.commit("ingest", now_us=1) as before:
         before.append(1, [SegmentRow(b"k", SEGMENT_LEVEL, 0, 1, b"x")])
-    raw = store._writer[1]
+    raw = store._writer.raw
     pages = raw.execute("PRAGMA page_count").fetchone()[0]
     raw.execute(f"PRAGMA max_page_count={pages + 4}")
     with (
