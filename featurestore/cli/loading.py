@@ -54,7 +54,8 @@ def ingest(
     """Push rows into a source: durable, served and part of its log when the command ends.
 
     Rows are known by their id, so pushing a file again adds nothing. A bad row is refused with its line
-    and reason while good rows go on; the exit code is then 1.
+    and reason while good rows go on; the exit code is then 1. A table whose log holds Debezium envelopes
+    takes envelopes.
 
     \b
     Example:

@@ -11,7 +11,7 @@ import datetime
 import decimal
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
@@ -142,6 +142,15 @@ def _json(item: object) -> str:
         return "null" if kind == NULL else "{}"
     is_word = kind == NUMBER and text.strip("+-").isalpha()
     return json.dumps(text) if kind == TEXT or is_word else text
+
+
+def json_text(value: object) -> str:
+    """A value of JSON, objects included, as its text, numbers by their digits."""
+    if not isinstance(value, Mapping):
+        return _json(value)
+    return (
+        "{" + ", ".join(f"{json.dumps(str(name))}: {json_text(part)}" for name, part in value.items()) + "}"
+    )
 
 
 def _encodable(texts: list[str | None], kinds: NDArray[np.uint8]) -> list[str | None]:

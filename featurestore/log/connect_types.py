@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from featurestore.dtypes import INT64
+from featurestore.errors import LogError
 from featurestore.log.arrays import converted
 from featurestore.log.cells import NULL, TEXT, cells, parse_json
 from featurestore.log.zones import zone
@@ -64,12 +65,19 @@ RowSchema: TypeAlias = Mapping[str, ConnectType]
 
 def row_schema(envelope_schema: bytes) -> dict[str, ConnectType]:
     """The columns of a table's row from the schema of its envelopes, in order; none where it declares
-    none."""
-    parsed = json.loads(envelope_schema)
-    parts = parsed.get("fields") if isinstance(parsed, dict) else None
-    rows = {part.get("field"): part for part in parts or ()}
-    row = rows.get("after") or rows.get("before") or {}
-    return {spec["field"]: _type(spec) for spec in row.get("fields") or ()}
+    none. A schema that is none of Kafka Connect's is a LogError."""
+    try:
+        parsed = json.loads(envelope_schema)
+        parts = parsed.get("fields") if isinstance(parsed, dict) else None
+        rows = {part.get("field"): part for part in parts or ()}
+        row = rows.get("after") or rows.get("before") or {}
+        return {str(spec["field"]): _type(spec) for spec in row.get("fields") or ()}
+    except (AttributeError, KeyError, RecursionError, TypeError, ValueError):
+        shown = envelope_schema[:100].decode(errors="replace")
+        raise LogError(
+            f"the schema of an envelope is none of Kafka Connect's: {shown}",
+            hint="repair it, or leave the schema out: values are then read as JSON",
+        ) from None
 
 
 def _type(spec: Mapping[str, object]) -> ConnectType:

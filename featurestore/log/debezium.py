@@ -152,7 +152,7 @@ class _Tables:
         self._source = source
         self._known: dict[tuple[bytes, ...], bool] = {}
 
-    def own(self, messages: list[Delivered]) -> list[Delivered]:
+    def own(self, messages: Sequence[Delivered]) -> list[Delivered]:
         """The messages, with nothing in place of those about other tables."""
         return [
             message if message.envelope is None or self._is_own(message.envelope) else Delivered(None)
@@ -190,7 +190,17 @@ class _Tables:
             )
 
 
-def _runs(messages: list[Delivered], first_row: int) -> list[tuple[bytes, list[tuple[int, Envelope]]]]:
+def changes_of(
+    messages: Sequence[Delivered], source: TableSource, columns: Mapping[str, DType]
+) -> Iterator[RawChanges]:
+    """Messages that are in no file as changes; their rows are the messages' numbers. Tombstones and what is
+    about other tables are left out."""
+    for schema, run in _runs(_Tables(source).own(messages), 0):
+        columns_of = row_schema(schema) if schema else {}
+        yield _changes(run, columns_of, source, columns, None, 0, 0)
+
+
+def _runs(messages: Sequence[Delivered], first_row: int) -> list[tuple[bytes, list[tuple[int, Envelope]]]]:
     """The envelopes with their rows, tombstones left out, as runs of one schema (b"" for none)."""
     kept = [
         (message.schema or b"", (row, message.envelope))
@@ -207,7 +217,7 @@ def _changes(
     schema: RowSchema,
     source: TableSource,
     columns: Mapping[str, DType],
-    file: LogFile,
+    file: LogFile | None,
     first_row: int,
     ignored: int,
 ) -> RawChanges:

@@ -84,6 +84,12 @@ def envelopes(
         yield from _of_columns(log, root, files)
 
 
+def delivered(text: bytes) -> Delivered:
+    """One message. Raises msgspec.DecodeError (RecursionError where it is nested beyond reason) for what is
+    none."""
+    return _delivered(_MESSAGE.decode(text))
+
+
 def _of_lines(file: LogFile) -> Iterator[tuple[LogFile, int, list[Delivered]]]:
     if file.size == 0:
         raise LogError(

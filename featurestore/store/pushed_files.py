@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 
 import msgspec
@@ -22,6 +23,7 @@ from featurestore.log.files import list_files, unreadable
 from featurestore.log.scan import scan
 from featurestore.plan.nodes import SourcePlan
 
+Row = dict[str, msgspec.Raw]
 PushedTable = tuple[pa.Table, NDArray[np.int64], Sequence[tuple[int, str]]]
 
 _LINES = 20_000
@@ -61,36 +63,61 @@ def _kind(path: Path, plan: SourcePlan) -> Log:
     )
 
 
+def pushed_messages(path: Path, plan: SourcePlan) -> Iterator[list[tuple[int, bytes, Row | None]]] | None:
+    """A file of JSON lines, some lines at a time: number, text and members of each, None for what is no
+    object. None: it is a file of another kind."""
+    if not isinstance(_kind(path, plan), JSONLines):
+        return None
+    return _messages(path)
+
+
+def _messages(path: Path) -> Iterator[list[tuple[int, bytes, Row | None]]]:
+    lines = _lines(path)
+    while some := list(islice(lines, _LINES)):
+        found: list[tuple[int, bytes, Row | None]] = []
+        for number, text in some:
+            try:
+                found.append((number, text, _DECODER.decode(text)))
+            except (msgspec.DecodeError, RecursionError):
+                found.append((number, text, None))
+        yield found
+
+
 def _json_lines(path: Path, columns: Sequence[str]) -> Iterator[PushedTable]:
+    lines = _lines(path)
+    while some := list(islice(lines, _LINES)):
+        rows: list[Row] = []
+        numbers: list[int] = []
+        refused: list[tuple[int, str]] = []
+        for number, text in some:
+            try:
+                rows.append(_DECODER.decode(text))
+                numbers.append(number)
+            except (msgspec.DecodeError, RecursionError) as error:
+                refused.append((number, f"no JSON object ({_said(error)})"))
+        yield table_of(rows, columns), np.array(numbers, np.int64), refused
+
+
+def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
+    """The lines that are not blank, with their numbers."""
     opened = gzip.open if path.suffix == ".gz" else open
-    rows: list[dict[str, msgspec.Raw]] = []
-    numbers: list[int] = []
-    refused: list[tuple[int, str]] = []
     try:
         with opened(path, "rb") as lines:
             for number, line in enumerate(lines, 1):
                 text = line.removeprefix(b"\xef\xbb\xbf") if number == 1 else line
                 if text.strip():
-                    try:
-                        rows.append(_DECODER.decode(text))
-                        numbers.append(number)
-                    except (msgspec.DecodeError, RecursionError) as error:
-                        refused.append((number, f"no JSON object ({_said(error)})"))
-                if len(rows) + len(refused) >= _LINES:
-                    yield _table(rows, columns), np.array(numbers, np.int64), refused
-                    rows, numbers, refused = [], [], []
+                    yield number, text
     except (EOFError, gzip.BadGzipFile) as error:
         raise RequestError(f'file "{path.name}" is cut off: {error}', hint="write it again") from error
     except OSError as error:
         raise unreadable(path.name, error) from error
-    if rows or refused:
-        yield _table(rows, columns), np.array(numbers, np.int64), refused
 
 
 def _said(error: Exception) -> str:
     return str(error).removeprefix("JSON is malformed: ")
 
 
-def _table(rows: Sequence[dict[str, msgspec.Raw]], columns: Sequence[str]) -> pa.Table:
+def table_of(rows: Sequence[Row], columns: Sequence[str]) -> pa.Table:
+    """Members of JSON objects as columns of cells."""
     arrays = [cells_of_json([row.get(name) for row in rows]) for name in columns]
     return pa.Table.from_arrays(arrays, names=list(columns))

@@ -19,11 +19,12 @@ from featurestore.errors import RequestError, RowError, suggestion
 from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.roles import ChangeRoles
 from featurestore.log.cast import cast_rows, cast_table
-from featurestore.log.cells import cells_of
+from featurestore.log.cells import cells_of, json_text
 from featurestore.log.changes import flat_changes
 from featurestore.log.versions import event_versions
 from featurestore.plan.nodes import SourcePlan
-from featurestore.store.pushed_files import pushed_tables
+from featurestore.store.pushed_envelopes import changes_of_envelopes, is_envelope, takes_envelopes
+from featurestore.store.pushed_files import Row, pushed_messages, pushed_tables, table_of
 
 # 5,000 rows of a file take some 20 ms, so that others get their turn.
 CHUNK_ROWS = 5_000
@@ -58,6 +59,12 @@ def pushes_of(root: Path, plan: SourcePlan, rows: object) -> Iterator[Push]:
 
 
 def _pieces_of_file(path: Path, plan: SourcePlan) -> Iterator[Push]:
+    messages = pushed_messages(path, plan) if takes_envelopes(plan) else None
+    if messages is not None:
+        for some in messages:
+            for first in range(0, len(some), PIECE_ROWS):
+                yield _good_messages(some[first : first + PIECE_ROWS], plan)
+        return
     for table, numbers, refused in pushed_tables(path, list(_given(plan)), plan):
         if refused:
             yield Push(_empty(plan), refused)
@@ -101,10 +108,43 @@ def _good(
     return Push(made.table, [(int(numbers[row]), reason) for row, reason in made.rejected])
 
 
+def _good_messages(lines: Sequence[tuple[int, bytes, Row | None]], plan: SourcePlan) -> Push:
+    """Lines of a file: envelopes and tombstones, flat rows among them."""
+    assert plan.changes is not None
+    flat = [(number, row) for number, _, row in lines if row is not None and not is_envelope(row, plan)]
+    others = [(number, text) for number, text, row in lines if row is None or is_envelope(row, plan)]
+    pushes = [_good_envelopes([text for _, text in others], plan, np.array([n for n, _ in others], np.int64))]
+    if flat:
+        table = table_of([row for _, row in flat], _given(plan))
+        pushes.append(_good_changes(table, plan, plan.changes.op, np.array([n for n, _ in flat], np.int64)))
+    return joined(pushes, plan)
+
+
+def _good_envelopes(texts: Sequence[bytes], plan: SourcePlan, numbers: NDArray[np.int64]) -> Push:
+    made = changes_of_envelopes(texts, plan, numbers)
+    return Push(
+        pa.concat_tables([_empty(plan), *made.tables]).combine_chunks(),
+        sorted(made.rejected),
+        made.ignored,
+        np.concatenate([np.empty(0, np.int64), *made.numbers]),
+    )
+
+
 def _good_changes(
     raw: pa.Table | Sequence[Mapping[str, object]], plan: SourcePlan, op: str, numbers: NDArray[np.int64]
 ) -> Push:
-    """Flat rows with an operation column, whatever the format of the source's log is."""
+    """Flat rows with an operation column, whatever the format of the source's log is; where it is Debezium's,
+    its envelopes, too."""
+    if takes_envelopes(plan) and not isinstance(raw, pa.Table):
+        enveloped = np.array([is_envelope(row, plan) for row in raw], np.bool_)
+        if enveloped.any():
+            texts = [json_text(row).encode() for row, one in zip(raw, enveloped, strict=True) if one]
+            flat = [row for row, one in zip(raw, enveloped, strict=True) if not one]
+            pushes = [
+                _good_envelopes(texts, plan, numbers[enveloped]),
+                _good_changes(flat, plan, op, numbers[~enveloped]),
+            ]
+            return joined(pushes, plan)
     refused: list[tuple[int, str]] = []
     if not isinstance(raw, pa.Table):
         known = _given(plan)
