@@ -26,6 +26,7 @@ from featurestore.settings import Settings, load
 
 if TYPE_CHECKING:
     from featurestore.batch.backfill import BackfillReport
+    from featurestore.batch.compare import KnowledgeComparison
     from featurestore.batch.training_set import TrainingSet
     from featurestore.serving.explain_value import ExplainedValue
     from featurestore.serving.lookup import Lookup
@@ -148,6 +149,40 @@ class FeatureStore:
                 read_spine, chosen, self.plans.views, reader, known_at=horizon(known_at), threads=threads,
                 strict=strict,
             )  # fmt: skip
+
+    def compare_knowledge(
+        self,
+        spine: object,
+        features: str | Iterable[str],
+        known_at: tuple[object, object],
+        time: str = "ts",
+        timezone: str | None = None,
+        limit: int = 1_000,
+    ) -> KnowledgeComparison:
+        """Which values of a training set differ between two horizons of knowledge, (before, after), and why.
+
+        Each horizon is an instant, "as_of", or None for everything known now. The logs are read once. All
+        that differs is counted; the first ``limit`` values are listed with the facts responsible.
+        """
+        from featurestore.batch.compare import compare_knowledge
+        from featurestore.batch.facts import Reader
+        from featurestore.batch.logs import Logs
+        from featurestore.batch.spine import read, texts_of
+
+        if not isinstance(known_at, tuple | list) or len(known_at) != 2:
+            raise RequestError(
+                f"known_at={known_at!r} is not two horizons",
+                hint='as known_at=("2026-01-31T00:00:00Z", None)',
+            )
+        horizons = horizon(known_at[0]), horizon(known_at[1])
+        chosen = resolve(self._references(features), self.plans.views)
+        texts = texts_of(self.plans.views[feature.view].entity for feature in chosen)
+        read_spine = read(spine, time=time, timezone=timezone, root=self.root, texts=texts)
+        with self._threads() as threads, self._snapshot() as snapshot:
+            reader = Reader(Logs(self.root, snapshot))
+            return compare_knowledge(
+                read_spine, chosen, self.plans.views, reader, horizons, limit=limit, threads=threads
+            )
 
     def reproduce(self, manifest: str | Path | Mapping[str, Any], spine: object = None) -> TrainingSet:
         """The training set that a manifest is about, made again to the byte; a manifest is a path, or

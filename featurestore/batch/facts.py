@@ -29,7 +29,7 @@ from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.log.cast import cast_table
 from featurestore.log.change_columns import not_of_the_row
 from featurestore.log.changes import Changes, read_changes
-from featurestore.log.envelopes import PARTS
+from featurestore.log.envelopes import KEY, PARTS
 from featurestore.log.files import LogFile
 from featurestore.log.origins import PUSHED, Origins
 from featurestore.log.scan import scan
@@ -141,7 +141,7 @@ def _columns_of_log(source: SourcePlan, read: Iterable[str]) -> list[str]:
 
 
 def _envelope(declared: TableSource) -> tuple[str, ...]:
-    return PARTS if declared.format == "debezium" else ()
+    return (KEY, *PARTS) if declared.format == "debezium" else ()
 
 
 def _name(shown: list[Rejected], part: Changes | Versions, source: str) -> None:

@@ -183,7 +183,7 @@ def training_set(
             )
     tally = _Tally()
     columns: dict[str, pa.Array] = {}
-    for group in _groups(features, views):
+    for group in feature_groups(features, views):
         _evaluate_group(spine, group, views, reader, known_at, threads, tally, columns, strict=strict)
     table = spine.table
     for feature in features:
@@ -191,7 +191,7 @@ def training_set(
     return TrainingSet(table, _manifest(spine, features, views, reader, table, known_at, tally, threads))
 
 
-def _groups(features: Sequence[Feature], views: Mapping[str, ViewPlan]) -> list[list[Feature]]:
+def feature_groups(features: Sequence[Feature], views: Mapping[str, ViewPlan]) -> list[list[Feature]]:
     """Features by the timelines they read: one scan and one sort serve all of a group."""
     groups: dict[tuple[str, str], list[Feature]] = {}
     for feature in features:
@@ -222,16 +222,8 @@ def _evaluate_group(
             count=facts.rejected,
             written=NOTHING,
         )
-    found = facts.index.find(keys)
-    # One entity more, which has no facts: that of keys nobody knows.
-    entities = facts.index.entities + 1
-    asked = questions(
-        np.where(found < 0, facts.index.entities, found),
-        spine.as_of,
-        entities,
-        timed=spine.timed,
-        threads=threads,
-    )
+    found, entities = known_by(facts, keys)
+    asked = questions(found, spine.as_of, entities, timed=spine.timed, threads=threads)
     answers, counts = ask(
         features, facts.table, facts.codes, entities, facts.roles, known_at, asked, threads=threads
     )
@@ -245,6 +237,13 @@ def _evaluate_group(
     _count(tally, view, facts, counts, answers, conflicts, int(nulls.sum()))
     for one in answers.answers:
         columns[one.feature.reference] = one.values
+
+
+def known_by(facts: Facts, keys: Sequence[pa.Array]) -> tuple[NDArray[np.int64], int]:
+    """The number of each row's entity, and how many numbers there are: one more than entities, which has no
+    facts, for keys that nobody knows."""
+    found = facts.index.find(keys)
+    return np.where(found < 0, facts.index.entities, found), facts.index.entities + 1
 
 
 def conflicts_known(facts: Facts, counts: Counts, known_at: KnownAt) -> list[Conflict]:

@@ -16,7 +16,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import definitions, init, loading, online, store, training_set
+from featurestore.cli import compare_knowledge, definitions, init, loading, online, store, training_set
 from featurestore.cli.output import report_error
 from featurestore.cli.usage import UsageError
 from featurestore.errors import FeatureStoreError
@@ -35,6 +35,9 @@ app.command(short_help="Show what apply would change.")(definitions.plan)
 app.command(short_help="Record the declarations in the store.")(definitions.apply)
 app.command(short_help="Load the history of the logs into the store.")(loading.backfill)
 app.command("training-set", short_help="Write features as of a spine's times.")(training_set.training_set)
+app.command(short_help="Show what differs between two horizons of knowledge, and why.")(
+    compare_knowledge.compare_knowledge
+)
 app.command(short_help="Push rows into a source.")(loading.ingest)
 app.command(short_help="Serve features over HTTP.")(online.serve)
 app.command(short_help="Fetch features, or explain their values.")(online.get)

@@ -29,6 +29,7 @@ COMMANDS = [
     "apply",
     "backfill",
     "training-set",
+    "compare-knowledge",
     "ingest",
     "serve",
     "get",
