@@ -36,6 +36,7 @@ DOWN, UP = datetime(2026, 2, 10, 9, tzinfo=UTC), datetime(2026, 2, 10, 20, tzinf
 MOVED = datetime(2026, 2, 24, 3, tzinfo=UTC)  # when the help desk emptied its table and loaded it again
 MERGED = datetime(2026, 3, 10, 12, tzinfo=UTC)
 END = datetime(2026, 4, 1, tzinfo=UTC)
+FOUND = datetime(2026, 4, 2, 9, tzinfo=UTC)  # when a message that was lost is read from the database's log
 REPEATED = 40  # messages that the connector writes again after it was down
 
 
@@ -319,7 +320,7 @@ def _reload(market: Market, moment: datetime) -> None:
 
 
 def maya_and_ben(market: Market) -> None:
-    """What docs/marketplace.md follows: order 5001, which Maya placed and Ben paid."""
+    """What docs/marketplace.md follows: order 5001, which Maya placed and Ben was handed."""
 
     def on(day: str, clock: str, action: Callable[[datetime], None]) -> None:
         market.at(datetime.fromisoformat(f"2026-{day}T{clock}:00+00:00"), action)
@@ -335,6 +336,7 @@ def maya_and_ben(market: Market) -> None:
     on("01-02", "12:00", add("orders", lambda t: order(5000, "u7", "s3", t, "40.00", "books")))
     on("02-02", "09:00", add("orders", lambda t: order(5001, "u7", "s3", t, "120.00", "garden")))
     on("02-05", "14:00", change("orders", 5001, amount="150.00"))
+    on("02-09", "18:00", change("orders", 5000, paid="40.00"))  # the message gets lost
     on("02-10", "10:00", change("orders", 5001, paid="50.00"))
     on("02-10", "11:00", change("users", "u7", country="DE"))
     on("02-14", "12:00", change("orders", 5001, user_id="u8"))
@@ -354,14 +356,29 @@ u8,s3,2026-02-22T12:00:00Z
 """.splitlines()
 
 
+def lost(market: Market) -> list[Row]:
+    """What Maya paid on 9 February, taken out of the log."""
+
+    def is_it(message: Row | None) -> bool:
+        after = message and message["after"]
+        return isinstance(after, dict) and after["order_id"] == 5000 and after["paid"] == "40.00"
+
+    orders = market.messages["orders"]
+    found = [message for message in orders if message is not None and is_it(message)]
+    market.messages["orders"] = [message for message in orders if not is_it(message)]
+    return [found[0] | {"ts_ms": round(FOUND.timestamp() * 1000)}]
+
+
 def generate(directory: Path) -> dict[str, int]:
-    """Write the logs and two spines into ``directory``; returns how many messages each log has."""
+    """Write the logs, a message that comes late, and two spines into ``directory``; returns how many messages
+    each log has."""
     market = Market(seed=2026)
     for act in (people, purchases, complaints, maya_and_ben):
         act(market)
     market.run()
+    late = lost(market)
     directory.mkdir(parents=True, exist_ok=True)
-    for table, messages in market.messages.items():
+    for table, messages in (*market.messages.items(), ("late", late)):
         lines = (json.dumps(message, separators=(",", ":")) for message in messages)
         (directory / f"{table}.jsonl").write_text("".join(f"{line}\n" for line in lines))
     for name, lines in {"spine": spine(market), "visits": VISITS}.items():

@@ -112,7 +112,8 @@ class Log:
     def read(cls, project: Path, table: str) -> Log:
         key = generate.KEYS[table]
         found = []
-        for one in messages(project, table):
+        late = messages(project, "late") if table == "orders" else []
+        for one in [*messages(project, table), *late]:
             last, own = json.loads(one["source"]["sequence"])
             position = (int(last or own), int(own))
             row = one["after"] or one["before"]
@@ -167,21 +168,34 @@ def by_hand(logs: dict[str, Log], who: str, as_of: datetime, known_at: datetime 
 def test_plain_loops_over_the_logs_find_the_same_values(replayed: list[tuple[Step, str]], project: Path):
     draw = random.Random(5)
     logs = {table: Log.read(project, table) for table in generate.KEYS}
-    commits = sorted({change[1] for log in logs.values() for change in log.changes})
+    seen = [
+        ((one["after"] or one["before"])["user_id"], instant(one["source"]["ts_ms"]), instant(one["ts_ms"]))
+        for table in generate.KEYS
+        for one in messages(project, table)
+        if one["op"] != "t"
+    ]
     edges = [timedelta(microseconds=shift) for shift in (-1, 0, 1)]
     span_ms = int((generate.END - generate.SNAPSHOT) / timedelta(milliseconds=1))
 
-    def moment() -> datetime:
-        if draw.random() < 0.5:  # on a commit, or a microsecond beside it
-            return draw.choice(commits) + draw.choice(edges)
-        return generate.SNAPSHOT + timedelta(milliseconds=draw.randrange(span_ms))
+    def question() -> tuple[str, datetime]:
+        """Somebody at any time, or one whom a change is about, when it was committed or seen, or beside."""
+        who, committed, known = draw.choice(seen)
+        near = draw.choice((committed, committed, known)) + draw.choice(edges)
+        anywhere = generate.SNAPSHOT + timedelta(milliseconds=draw.randrange(span_ms))
+        return draw.choice(
+            ((who, near), (who, near), (f"u{draw.randrange(1, generate.USERS + 2)}", anywhere))
+        )
 
-    horizons: list[datetime | str | None] = [None, "as_of", *(moment() for _ in range(4))]
-    horizons.append(generate.UP)
+    horizons: list[tuple[datetime | str | None, list[tuple[str, datetime]]]] = [(None, []), ("as_of", [])]
+    for who, committed, known in [draw.choice(seen) for _ in range(3)]:
+        # Whether a change is known at K shows a little after it was committed.
+        asked_at = committed + timedelta(seconds=3)
+        horizons += [(known + edge, [(who, asked_at)]) for edge in edges]
     wrong = asked = 0
     values: set[object] = set()
-    for number, horizon in enumerate(horizons):
-        questions = [(f"u{draw.randrange(1, generate.USERS + 2)}", moment()) for _ in range(30)]
+    for number, (horizon, questions) in enumerate(horizons):
+        questions += [question() for _ in range(18)]
+        questions += [(who, draw.choice(seen)[1]) for who in ("u7", "u8")]  # whom the page is about
         spine, made = project / "questions.csv", project / f"answers-{number}.parquet"
         with spine.open("w", newline="") as file:
             csv.writer(file).writerows(
