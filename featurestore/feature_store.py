@@ -196,11 +196,8 @@ class FeatureStore:
         from featurestore.batch.reproduce import reproduce
 
         recorded = read_manifest(manifest)
-        with self._threads() as threads:
-            if not recorded.pushed:
-                return reproduce(recorded, self.root, None, spine, threads=threads)
-            with self._snapshot() as snapshot:
-                return reproduce(recorded, self.root, snapshot, spine, threads=threads)
+        with self._threads() as threads, self._snapshot() as snapshot:
+            return reproduce(recorded, self.root, snapshot, spine, threads=threads)
 
     def _references(self, features: str | Iterable[str]) -> list[str]:
         names = [features] if isinstance(features, str) or not isinstance(features, Iterable) else [*features]

@@ -93,11 +93,6 @@ class Recorded(_Part):
     content: RecordedContent
     packages: dict[str, str]
 
-    @property
-    def pushed(self) -> bool:
-        """Whether rows that were pushed are part of it."""
-        return any(source.log.arrivals.rows for source in self.sources.values())
-
     def horizon(self) -> KnownAt:
         from featurestore.instants import horizon
 

@@ -227,9 +227,9 @@ class _Explainer:
             self._available = instants(single(table, roles.available_at), null=NEVER)
         self._ends = self._ending()
         self._identity = self._identities(codes)
-        self._of_identity: defaultdict[int, list[int]] = defaultdict(list)
-        for row, identity in enumerate(self._identity.tolist()):
-            self._of_identity[identity].append(row)
+        # Rows by identity, so that the few that are asked about are found without a walk over all.
+        self._by_identity = np.argsort(self._identity, kind="stable")
+        self._sorted = self._identity[self._by_identity]
         self._truncates: list[int] = []
         if self._is_table:
             operation = instants(single(table, OPERATION_COLUMN), null=UPSERT)
@@ -258,6 +258,11 @@ class _Explainer:
         made: I64 = np.unique(np.stack(parts, axis=1), axis=0, return_inverse=True)[1].reshape(-1)
         return made
 
+    def _of_identity(self, identity: int) -> list[int]:
+        low, high = np.searchsorted(self._sorted, [identity, identity + 1])
+        made: list[int] = self._by_identity[low:high].tolist()
+        return made
+
     def explain(self, sides: Sequence[_Side], sets: Sequence[_Set], as_of: int) -> Reasons:
         rows = sorted(sets[0].rows ^ sets[1].rows)
         changed = list(dict.fromkeys(self._identity[rows].tolist())) if rows else []
@@ -269,7 +274,7 @@ class _Explainer:
 
     def _looks_other(self, identity: int, sides: Sequence[_Side], sets: Sequence[_Set]) -> bool:
         faces = [
-            {side.face(row, seen) for row in self._of_identity[identity] if row in seen.rows}
+            {side.face(row, seen) for row in self._of_identity(identity) if row in seen.rows}
             for side, seen in zip(sides, sets, strict=True)
         ]
         return faces[0] != faces[1]
@@ -278,7 +283,7 @@ class _Explainer:
         self, identity: int, sides: Sequence[_Side], sets: Sequence[_Set], as_of: int
     ) -> tuple[int, str, int]:
         """The version that made the difference, what it did, and a version in one of the sets."""
-        rows = self._of_identity[identity]
+        rows = self._of_identity(identity)
         learnt = [row for row in [*rows, *self._truncates] if self._learnt(row, sides, as_of)]
         states = [self._state(rows, side, seen.rows, as_of) for side, seen in zip(sides, sets, strict=True)]
         before, after = (seen.rows for seen in sets)
