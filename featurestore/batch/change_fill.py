@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
@@ -37,7 +38,7 @@ from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.origins import PUSHED, Origins, Place
 from featurestore.plan.nodes import ViewPlan
-from featurestore.store import SEGMENT_LEVEL, LoadedFile, Store, TimelineVersion
+from featurestore.store import SEGMENT_LEVEL, Commit, LoadedFile, Store, TimelineVersion
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
 from featurestore.store.conflicts import Conflict, conflicts_of, refused
@@ -257,14 +258,13 @@ class ChangeFill:
             while end < len(row_keys) and row_keys[end] == row_keys[end - 1]:
                 end += 1
             some = row_keys[first:end]
-            with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-                there: Mapping[bytes, Sequence[bytes]] = {}
-                if commit.has_identities(self._timeline.id, first=some[0], last=some[-1]):
-                    there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
-                new = [
-                    pair for pair in zip(some, entity_keys[first:end], strict=True) if pair[0] not in there
-                ]
-                commit.add_identities(self._timeline.id, new)
+            for attempt in self._attempts():
+                with attempt as commit:
+                    there: Mapping[bytes, Sequence[bytes]] = {}
+                    if commit.has_identities(self._timeline.id, first=some[0], last=some[-1]):
+                        there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
+                    pairs = zip(some, entity_keys[first:end], strict=True)
+                    commit.add_identities(self._timeline.id, [pair for pair in pairs if pair[0] not in there])
             first = end
 
     def _commit(
@@ -274,30 +274,31 @@ class ChangeFill:
         with self._store.snapshot() as snapshot:
             seen = snapshot.commit_number
             made = placement(chunk, layout, timeline, snapshot, level=SEGMENT_LEVEL)
-        with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-            began_s = time.perf_counter()
-            if commit.number != seen + 1:
-                self._check_state()
-                made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
-            conflicts = conflicts_of(made, layout, where)
-            if self._strict and conflicts:  # pushed since the part was looked through
-                self._refuse(conflicts, len(made.conflicting))
-            made.write(commit, timeline)
-            counts = Counter(made.counts())
-            if is_first:
-                counts.update(rejected=part.rejected, ignored=part.ignored)
-            counts["delivered"] = counts.total()
-            what = "arrivals" if part.last_arrival else "log"
-            partition = f"{what}/{self._timeline.entity}@{timeline}"
-            commit.count(self._plan.source.name, partition, counts)
-            if is_last:
-                for file, rows in part.files:
-                    sha256 = self._hashes[file.shown].result()
-                    commit.file_loaded(
-                        timeline, LoadedFile(file.shown, sha256, file.size, rows, commit.number)
-                    )
-                if part.last_arrival:
-                    commit.progress(timeline, ARRIVALS, done=part.last_arrival, total=part.last_arrival)
+        for attempt in self._attempts():
+            with attempt as commit:
+                began_s = time.perf_counter()
+                if commit.number != seen + 1:
+                    self._check_state()
+                    made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
+                conflicts = conflicts_of(made, layout, where)
+                if self._strict and conflicts:  # pushed since the part was looked through
+                    self._refuse(conflicts, len(made.conflicting))
+                made.write(commit, timeline)
+                counts = Counter(made.counts())
+                if is_first:
+                    counts.update(rejected=part.rejected, ignored=part.ignored)
+                counts["delivered"] = counts.total()
+                what = "arrivals" if part.last_arrival else "log"
+                partition = f"{what}/{self._timeline.entity}@{timeline}"
+                commit.count(self._plan.source.name, partition, counts)
+                if is_last:
+                    for file, rows in part.files:
+                        sha256 = self._hashes[file.shown].result()
+                        commit.file_loaded(
+                            timeline, LoadedFile(file.shown, sha256, file.size, rows, commit.number)
+                        )
+                    if part.last_arrival:
+                        commit.progress(timeline, ARRIVALS, done=part.last_arrival, total=part.last_arrival)
         took_s = time.perf_counter() - began_s
         if is_last and part.last_arrival:
             self._arrived = part.last_arrival
@@ -315,6 +316,9 @@ class ChangeFill:
             report.rejected += part.shown[: SHOWN - len(report.rejected)]
         if is_last:
             report.loaded += [file.shown for file, _ in part.files]
+
+    def _attempts(self) -> Iterator[AbstractContextManager[Commit]]:
+        return self._store.attempts("backfill", now_us=self._now(), detail=self._plan.source.name)
 
     def _check_state(self) -> None:
         with self._store.snapshot() as snapshot:

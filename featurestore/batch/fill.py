@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -176,9 +177,10 @@ class Fill:
         """Forget how far a part has come; its files are loaded anew, which adds only what is not there."""
         before = self._standing
         self._standing = Standing(arrivals=before.arrivals)
-        with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-            self._check(commit, before, None)
-            self._move(commit, before, self._standing)
+        for attempt in self._attempts():
+            with attempt as commit:
+                self._check(commit, before, None)
+                self._move(commit, before, self._standing)
         self._seen = commit.number
 
     def _parts(self, todo: _Todo) -> Iterator[Part]:
@@ -289,21 +291,22 @@ class Fill:
             after = Standing(tuple(part.spans), made.end, runs, part.rest, before.arrivals)
         else:
             after = Standing(rest=part.rest, arrivals=before.arrivals if is_log else part.last_number)
-        with self._store.commit("backfill", now_us=self._now(), detail=self._plan.source.name) as commit:
-            began_s = time.perf_counter()
-            self._check(commit, before, part if made.first == 0 else None)
-            if self._foreign > made.commit_number:
-                made = made.still_hold(commit, self._timeline.id)
-            commit.append(self._timeline.id, made.rows)
-            counts = Counter(made.novelty.counts())
-            if made.first == 0:
-                counts.update(rejected=part.rejected, keyless=part.keyless)
-            counts["delivered"] = counts.total()
-            commit.count(self._plan.source.name, self._partition("log" if is_log else "arrivals"), counts)
-            self._move(commit, before, after)
-            if is_last and is_log:
-                self._files_loaded(commit, part)
+        for attempt in self._attempts():
+            with attempt as commit:
+                began_s = time.perf_counter()
+                self._check(commit, before, part if made.first == 0 else None)
+                if self._foreign > made.commit_number:
+                    made = made.still_hold(commit, self._timeline.id)
+                commit.append(self._timeline.id, made.rows)
+                counts = Counter(made.novelty.counts())
+                if made.first == 0:
+                    counts.update(rejected=part.rejected, keyless=part.keyless)
+                counts["delivered"] = counts.total()
+                commit.count(self._plan.source.name, self._partition("log" if is_log else "arrivals"), counts)
+                self._move(commit, before, after)
+                loaded = self._files_loaded(commit, part) if is_last and is_log else {}
         self._seen, self._standing = commit.number, after
+        self._loaded.update(loaded)
         self._report(part, made, counts, is_last=is_last)
         rows = int(made.delivery.bounds[made.end] - made.delivery.bounds[made.first])
         self._pace(rows, time.perf_counter() - began_s)
@@ -331,6 +334,9 @@ class Fill:
 
     def _partition(self, what: str) -> str:
         return f"{what}/{self._timeline.entity}@{self._timeline.id}"
+
+    def _attempts(self) -> Iterator[AbstractContextManager[Commit]]:
+        return self._store.attempts("backfill", now_us=self._now(), detail=self._plan.source.name)
 
     def _check(self, commit: Commit, expected: Standing, begun: Part | None) -> None:
         """The compare of a compare-and-set: it is needed only where somebody else has committed."""
@@ -363,14 +369,16 @@ class Fill:
             if old.get(text) != one:
                 commit.progress(self._timeline.id, text, done=one.done, total=one.total)
 
-    def _files_loaded(self, commit: Commit, part: Part) -> None:
+    def _files_loaded(self, commit: Commit, part: Part) -> dict[str, LoadedFile]:
+        loaded = {}
         for span in part.spans:
             if span.whole:
                 assert span.end is not None
                 size = self._files[span.path].size
                 file = LoadedFile(span.path, span.sha256, size, span.end, commit.number)
                 commit.file_loaded(self._timeline.id, file)
-                self._loaded[span.path] = file
+                loaded[span.path] = file
+        return loaded
 
 
 def _identities(delivery: Delivery, rows: NDArray[np.int64]) -> list[str]:

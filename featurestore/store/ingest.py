@@ -264,19 +264,20 @@ def _push(
         registry = _registry_of(store, snapshot)
         prepared = _prepare(registry, plan, table, hashes, snapshot)
         seen = snapshot.commit_number
-    with store.commit("ingest", now_us=now_us, detail=plan.name) as commit:
-        if commit.number != seen + 1:
-            prepared = _again(store, registry, plan, table, hashes, prepared, commit)
-        # The timelines of all entities hold the same changes.
-        told = max((one.conflicts(push) for one in prepared), key=len, default=[])
-        if strict and told:
-            raise _in_conflict(plan.name, told, max(one.conflicting for one in prepared))
-        found = _write(commit, plan, table, prepared, now_us)
-        found["rejected"] = len(push.rejected)
-        found["ignored"] = push.ignored
-        found["delivered"] = sum(found.values())
-        commit.count(plan.name, PARTITION, found)
-        number = commit.number
+    for attempt in store.attempts("ingest", now_us=now_us, detail=plan.name):
+        with attempt as commit:
+            if commit.number != seen + 1:
+                prepared = _again(store, registry, plan, table, hashes, prepared, commit)
+            # The timelines of all entities hold the same changes.
+            told = max((one.conflicts(push) for one in prepared), key=len, default=[])
+            if strict and told:
+                raise _in_conflict(plan.name, told, max(one.conflicting for one in prepared))
+            found = _write(commit, plan, table, prepared, now_us)
+            found["rejected"] = len(push.rejected)
+            found["ignored"] = push.ignored
+            found["delivered"] = sum(found.values())
+            commit.count(plan.name, PARTITION, found)
+            number = commit.number
     counts.update(found)
     counts["unseen"] += max((one.unseen for one in prepared), default=0)
     conflicts += told

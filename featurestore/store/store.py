@@ -10,9 +10,8 @@ import contextlib
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar
 
 from sqlalchemy import URL, insert, make_url, select
 from sqlalchemy.exc import ArgumentError
@@ -24,8 +23,6 @@ from featurestore.store.database import BUSY_TIMEOUT_S, Database, Session
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.sqlite import Sqlite
 from featurestore.store.tables import store_meta
-
-T = TypeVar("T")
 
 # Connections kept open for readers; a burst beyond it opens and closes its own.
 IDLE_READERS = 32
@@ -77,24 +74,38 @@ class Store:
 
         Prepare the work before: other writers wait. Raises StoreUnavailableError when the turn does not come
         in time, the disk is full or the database can't be written, and StoreInterruptedError when the
-        database ended the transaction: nothing was kept then, and it may be tried again, as ``write`` does.
+        database ended the transaction: nothing was kept then, and it may be tried again (``attempts``).
         """
         with self._writing():
             yield Commit(self._writer, kind=kind, now_us=now_us, detail=detail)
 
-    def write(self, work: Callable[[Commit], T], *, kind: str, now_us: int, detail: str = "") -> T:
-        """Do ``work`` in one commit, and all of it again, for as long as a writer would wait for its turn,
-        where the database ended the commit: a deadlock, a lost connection, a restart."""
+    def attempts(
+        self, kind: str, *, now_us: int, detail: str = ""
+    ) -> Iterator[contextlib.AbstractContextManager[Commit]]:
+        """``commit`` for work that can be done again: as often as the database ends it (a deadlock, a lost
+        connection, a restart), for as long as a writer would wait for its turn.
+
+        ``for attempt in store.attempts(...): with attempt as commit: ...`` runs the block once more after
+        each StoreInterruptedError; the last one passes.
+        """
         until_s = time.monotonic() + self._database.busy_timeout_s
-        pause_s = FIRST_PAUSE_S
-        while True:
+        kept = False
+
+        @contextlib.contextmanager
+        def attempt(pause_s: float) -> Iterator[Commit]:
+            nonlocal kept
             try:
                 with self.commit(kind, now_us=now_us, detail=detail) as commit:
-                    return work(commit)
+                    yield commit
+                kept = True
             except StoreInterruptedError:
                 if time.monotonic() + pause_s > until_s:
                     raise
-            time.sleep(pause_s)
+                time.sleep(pause_s)
+
+        pause_s = FIRST_PAUSE_S
+        while not kept:
+            yield attempt(pause_s)
             pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
 
     @contextlib.contextmanager

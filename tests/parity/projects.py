@@ -32,6 +32,7 @@ from featurestore.store.ingest import IngestReport, ingest
 from featurestore.testing.builders import schema_of
 from featurestore.testing.hosts import versions_table
 from featurestore.testing.reference import Row
+from tests.services.postgres import Postgres
 from tests.strategies import MINUTE, START, History, Question, every_operation
 
 VIEW = "card_activity"
@@ -174,13 +175,14 @@ def _text(known_at: KnownAt) -> str | None:
 
 @dataclass
 class Template:
-    """One schema, applied to an empty store. ``threads`` of the kernel, 0 for one a core; ``others`` are
-    further views over the same source."""
+    """One schema, applied to an empty store: in the directory, or in a database of ``server``. ``threads`` of
+    the kernel, 0 for one a core; ``others`` are further views over the same source."""
 
     directory: Path
     view: FeatureView
     threads: int = 0
     others: Sequence[FeatureView] = ()
+    server: Postgres | None = None
     made: int = field(default=0)
 
     @cached_property
@@ -191,7 +193,7 @@ class Template:
         empty = versions_table(schema_of(self.view.source.columns), [])  # type: ignore[arg-type]
         pq.write_table(empty, log / "0000.parquet")
         (self.directory / "features.py").write_text("raise AssertionError('declared by the test')\n")
-        (self.directory / "featurestore.toml").write_text(f"[engine]\nthreads = {self.threads}\n")
+        self._write_settings(self.directory, None)
         store = FeatureStore(self.directory)
         store.declarations = collect({"views": [self.view, *self.others]})  # type: ignore[misc]
         store.apply()
@@ -204,17 +206,26 @@ class Template:
         self.made += 1
         directory = self.directory.with_name(f"{self.directory.name}-{self.made}")
         shutil.copytree(self.directory, directory)
+        self._write_settings(directory, applied.settings.store.url)
         project = Project(directory, self.view)
         project.store.declarations = applied.declarations  # type: ignore[misc]
         project.store.plans = applied.plans  # type: ignore[misc]
         return project
 
+    def _write_settings(self, directory: Path, template: str | None) -> None:
+        text = f"[engine]\nthreads = {self.threads}\n"
+        if self.server is not None:
+            url = self.server.database(template=(template or "template0").rpartition("/")[2])
+            text += f'[store]\nurl = "{url}"\n'
+        (directory / "featurestore.toml").write_text(text)
+
 
 class Templates:
     """The templates of a run, each made when a history first asks for it."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, server: Postgres | None = None) -> None:
         self._directory = directory
+        self.server = server
         self._made: dict[tuple[tuple[str, ...], int], Template] = {}
 
     def of(self, history: History, rotation: int) -> Template:
@@ -225,10 +236,13 @@ class Templates:
                 self._directory / f"schema-{number}",
                 declared(history.columns, history.source, features(rotation)),
                 threads=number % 2 + 1,
+                server=self.server,
             )
         return self._made[key]
 
 
-def discard(project: Project) -> None:
+def discard(project: Project, server: Postgres | None = None) -> None:
     project.store.close()
+    if server is not None:
+        server.drop(project.store.settings.store.url)
     shutil.rmtree(project.directory)

@@ -15,6 +15,7 @@ from featurestore.kernel.operations import OPERATIONS
 from featurestore.testing.reference import Oracle
 from tests.parity.answers import mismatches
 from tests.parity.projects import ROTATIONS, Project, Templates, deliveries, discard, features, known_rows
+from tests.services.postgres import Postgres
 
 # The least share of questions that must meet each difficulty; a run that meets fewer shows less than it says.
 LEAST = {
@@ -91,7 +92,7 @@ def check_parity(data: st.DataObject, templates: Templates, seen: Seen, *, rotat
         assert not wrong, "\n".join(wrong)
         _check_counts(project, oracle, asked, known_at, {step.what for step in steps})
     finally:
-        discard(project)
+        discard(project, templates.server)
     seen.add(history, asked, known_at, {step.what for step in steps if step.rows})
     seen.values += len(asked) * len(oracle.features)
 
@@ -108,9 +109,9 @@ def _check_counts(
         assert found[kind] == getattr(counts, kind), (kind, found)
 
 
-def run(directory: Path, histories: int, *, rotations: int) -> Seen:
+def run(directory: Path, histories: int, *, rotations: int, server: Postgres | None = None) -> Seen:
     seen = Seen()
-    templates = Templates(directory)
+    templates = Templates(directory, server)
 
     @settings(
         max_examples=histories,
@@ -139,6 +140,12 @@ def test_law_1_parity_training_set_online_and_oracle_agree_bit_for_bit(
     with capsys.disabled():
         print(seen.text())  # noqa: T201 - what a run has met is part of its result
     seen.check()
+
+
+@pytest.mark.timeout(1200)
+def test_law_1_parity_holds_on_a_store_in_postgresql(tmp_path: Path, postgres: Postgres):
+    seen = run(tmp_path, 40, rotations=1, server=postgres)
+    assert {"file", "file and push", "push"} <= seen.ways.keys()
 
 
 @pytest.mark.slow
