@@ -52,10 +52,11 @@ _WAS_KEPT = (
     "SELECT 1 FROM commits WHERE number = %s AND xmin::text = %s AND committed_at_us = %s AND kind = %s"
 )
 
-# A join, not "= ANY": then each key is looked up in its own partition, whatever the others are.
+# Key by key, not "= ANY": then each is looked up in its own partition alone. OFFSET 0 keeps the planner from
+# turning that into a join that reads a whole timeline version.
 _SEGMENTS = (
-    "SELECT s.entity_key, s.payload FROM unnest(%s::bytea[]) AS asked (key) JOIN segments s "
-    "ON s.entity_key = asked.key AND s.timeline_version_id = %s "
+    "SELECT s.entity_key, s.payload FROM unnest(%s::bytea[]) AS asked (key) CROSS JOIN LATERAL "
+    "(SELECT * FROM segments WHERE entity_key = asked.key AND timeline_version_id = %s OFFSET 0) AS s "
     "ORDER BY s.entity_key, s.level, s.start, s.commit_number"
 )
 _SEGMENTS_OF_ONE = (
@@ -63,8 +64,9 @@ _SEGMENTS_OF_ONE = (
     "ORDER BY level, start, commit_number"
 )
 _IDENTITIES = (
-    "SELECT i.row_key, i.entity_key FROM unnest(%s::bytea[]) AS asked (key) JOIN identities i "
-    "ON i.row_key = asked.key AND i.timeline_version_id = %s ORDER BY i.row_key, i.entity_key"
+    "SELECT i.row_key, i.entity_key FROM unnest(%s::bytea[]) AS asked (key) CROSS JOIN LATERAL "
+    "(SELECT * FROM identities WHERE row_key = asked.key AND timeline_version_id = %s OFFSET 0) AS i "
+    "ORDER BY i.row_key, i.entity_key"
 )
 _ANY_IDENTITY = (
     "SELECT 1 FROM identities WHERE timeline_version_id = %s AND row_key >= %s AND row_key <= %s LIMIT 1"
@@ -87,8 +89,6 @@ _SET = (
     "SET plan_cache_mode = force_generic_plan",
     "SET enable_seqscan = off",
     "SET enable_bitmapscan = off",
-    "SET enable_hashjoin = off",
-    "SET enable_mergejoin = off",
     "SET jit = off",
     # A commit is durable before it is answered, whatever the server's or the user's default is.
     "SELECT set_config('synchronous_commit', 'on', false) "
@@ -284,7 +284,7 @@ class Postgres(Database):
     driver_error = psycopg.Error
 
     def __init__(self, url: URL, *, busy_timeout_s: float = BUSY_TIMEOUT_S) -> None:
-        shown = url.set(drivername="postgresql", password=None, query={})
+        shown = URL.create("postgresql", url.username, None, url.host, url.port, url.database)
         self.name = f"store {shown.render_as_string()}"
         self.busy_timeout_s = busy_timeout_s
         # The server's lock has a fair queue of its own: no file.
