@@ -145,6 +145,7 @@ class IngestResponse(msgspec.Struct):
     corrected: int
     duplicate: int
     keyless: int
+    forgotten: Annotated[int, Meta(description="rows of forgotten entities: nothing of them is kept")]
     ignored: Annotated[int, Meta(description="tombstones and the like")]
     conflicts: Annotated[list[ConflictedRow], Meta(description="the first 10 of them")]
     updates_of_unseen_rows: Annotated[

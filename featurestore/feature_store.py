@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from featurestore.serving.lookup import Lookup
     from featurestore.serving.vectors import FeatureVectors
     from featurestore.store import Snapshot, Store
+    from featurestore.store.forget import ForgetReport
     from featurestore.store.ingest import IngestReport
     from featurestore.store.registry import Desired
 
@@ -85,6 +86,7 @@ class FeatureStore:
 
     def apply(self) -> PlanReport:
         """Record the declarations in the store, making or migrating it where needed."""
+        from featurestore.store.forget import finish_forgetting
         from featurestore.store.registry import apply, changes, read_registry
 
         desired = self._desired
@@ -94,6 +96,8 @@ class FeatureStore:
                 registry = read_registry(snapshot)
             found = changes(registry, desired)
             apply(commit, registry, desired)
+        if registry.forgotten.keys:
+            finish_forgetting(store, now=clock.now)
         return PlanReport(found, self._warnings(), applied=True)
 
     def _warnings(self) -> list[str]:
@@ -262,6 +266,16 @@ class FeatureStore:
         from featurestore.store.ingest import ingest
 
         return ingest(self.store, self.root, source, rows, atomic=atomic, now_us=clock.now(), strict=strict)
+
+    def forget(self, entity: Mapping[str, object], progress: ProgressCallback | None = None) -> ForgetReport:
+        """Erase an entity, named by all its key columns, and leave its facts out for ever, whatever a log
+        still holds of it.
+
+        Killed or interrupted, it is gone on with by calling it again.
+        """
+        from featurestore.store.forget import forget
+
+        return forget(self.store, entity, now=clock.now, progress=progress)
 
     def online_features(
         self,

@@ -80,6 +80,7 @@ def push(
         "corrected": report.corrected,
         "duplicate": report.duplicate,
         "keyless": report.keyless,
+        "forgotten": report.forgotten,
         "ignored": report.ignored,
     }
     service.metrics.rows(source, counts | {"rejected": len(rejected)})

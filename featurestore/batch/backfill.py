@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.batch.change_fill import ChangeFill
-from featurestore.batch.fill import Fill
+from featurestore.batch.fill import Fill, ForgottenMeanwhileError
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
 from featurestore.errors import BackfillError, RowError, UnknownNameError, suggestion
@@ -83,10 +83,10 @@ def backfill(
         _begin_rebuild(store, root, chosen, now)
     filled: list[Filled] = []
     for timeline, plan in _targets(store, chosen):
-        kind = ChangeFill if is_table(timeline) else Fill
-        fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads, strict=strict)
         try:
-            report = fill.run()
+            report = _filled(
+                store, root, timeline, plan, progress=progress, now=now, threads=threads, strict=strict
+            )
         except RowError as error:
             if not filled:
                 raise
@@ -97,6 +97,31 @@ def backfill(
     if filled:
         store.checkpoint()
     return BackfillReport(filled)
+
+
+def _filled(
+    store: Store,
+    root: Path,
+    timeline: TimelineVersion,
+    plan: ViewPlan,
+    *,
+    progress: Callable[[int, int, str], None] | None,
+    now: Callable[[], int],
+    threads: ThreadPoolExecutor | None,
+    strict: bool,
+) -> Filled:
+    """Fill one timeline version; where an entity is forgotten meanwhile, it goes on as after a kill."""
+    kind = ChangeFill if is_table(timeline) else Fill
+    before: Counter[str] = Counter()
+    while True:
+        fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads, strict=strict)
+        try:
+            report = fill.run()
+        except ForgottenMeanwhileError:
+            before.update(fill.report.counts)
+            continue
+        report.counts.update(before)
+        return report
 
 
 def _chosen(views: Mapping[str, ViewPlan], names: Sequence[str] | None) -> dict[str, ViewPlan]:

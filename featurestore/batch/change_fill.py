@@ -26,6 +26,7 @@ from featurestore.batch.fill import (
     FIRST_CHUNK_ROWS,
     LEAST_CHUNK_ROWS,
     MOST_CHUNK_ROWS,
+    ForgottenMeanwhileError,
 )
 from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.parts import PART_BYTES, PART_ROWS, Rejected, estimated_rows
@@ -36,12 +37,13 @@ from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
-from featurestore.log.origins import PUSHED, Origins, Place
+from featurestore.log.origins import Origins, Place
 from featurestore.plan.nodes import ViewPlan
 from featurestore.store import SEGMENT_LEVEL, Commit, LoadedFile, Store, TimelineVersion
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
 from featurestore.store.conflicts import Conflict, conflicts_of, refused
+from featurestore.store.forgotten import kept, read_forgotten
 from featurestore.store.placement import distinct, placement
 
 I64 = NDArray[np.int64]
@@ -63,6 +65,7 @@ class _Part:
     bytes: int = 0
     rejected: int = 0
     ignored: int = 0
+    dropped: int = 0
     shown: list[Rejected] = field(default_factory=list)
     origins: Origins = field(default_factory=Origins)
     files: list[tuple[LogFile, int]] = field(default_factory=list)
@@ -110,6 +113,9 @@ class ChangeFill:
             loaded = snapshot.loaded_files(self._timeline.id)
             self._arrived = standing(snapshot.progress(self._timeline.id)).arrivals
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
+            forgotten, source = read_forgotten(snapshot), self._plan.source
+            self._gone = forgotten.of(source.name, source.identity, also=self._plan.entity.keys)
+            self._forgetting = forgotten.standing
         log = self._plan.source.log
         files = [] if log is None else list(list_files(log, self._root))
         with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
@@ -183,8 +189,9 @@ class ChangeFill:
             if part.rows >= ARRIVALS_ROWS:
                 part.last_arrival = arrival.first_number - 1
                 break
-            part.tables.append(arrived_versions(arrival.payload, schema))
-            part.origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
+            table = arrived_versions(arrival.payload, schema, hashes=True)
+            part.tables.append(table)
+            part.origins.add_push(arrival.first_number, arrival.rows, table.num_rows)
             part.rows += arrival.rows
         return part
 
@@ -193,10 +200,15 @@ class ChangeFill:
     def _write(self, part: _Part) -> None:
         source = self._plan.source
         own = ((OPERATION_COLUMN, pa.int64()), (CLAIM_COLUMN, pa.bool_()))
-        empty = pa.schema([*((name, dtype.arrow) for name, dtype in source.columns), *own])
-        table = pa.concat_tables(part.tables).combine_chunks() if part.tables else empty.empty_table()
+        table = pa.schema([*((name, dtype.arrow) for name, dtype in source.columns), *own]).empty_table()
+        if part.tables:
+            table = pa.concat_tables(part.tables, promote_options="default").combine_chunks()
         part.tables.clear()
-        delivered = taken_apart(table, content_hash(table, source.roles.content), source, self._layout)
+        left = kept(table, self._gone, source.roles.content, is_table=True)
+        part.dropped = left.dropped
+        part.origins.keep(left.rows)
+        hashes = left.hashes if left.hashes is not None else content_hash(left.table, source.roles.content)
+        delivered = taken_apart(left.table, hashes, source, self._layout, left.marked)
         order, cuts = by_home(delivered)
         if self._strict:
             self._check(part, delivered, order, cuts)
@@ -260,6 +272,7 @@ class ChangeFill:
             some = row_keys[first:end]
             for attempt in self._attempts():
                 with attempt as commit:
+                    self._check_forgotten(commit)
                     there: Mapping[bytes, Sequence[bytes]] = {}
                     if commit.has_identities(self._timeline.id, first=some[0], last=some[-1]):
                         there = commit.identities(self._timeline.id, list(dict.fromkeys(some)))
@@ -278,6 +291,7 @@ class ChangeFill:
             with attempt as commit:
                 began_s = time.perf_counter()
                 if commit.number != seen + 1:
+                    self._check_forgotten(commit)
                     self._check_state()
                     made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
                 conflicts = conflicts_of(made, layout, where)
@@ -286,7 +300,7 @@ class ChangeFill:
                 made.write(commit, timeline)
                 counts = Counter(made.counts())
                 if is_first:
-                    counts.update(rejected=part.rejected, ignored=part.ignored)
+                    counts.update(rejected=part.rejected, ignored=part.ignored, forgotten=part.dropped)
                 counts["delivered"] = counts.total()
                 what = "arrivals" if part.last_arrival else "log"
                 partition = f"{what}/{self._timeline.entity}@{timeline}"
@@ -319,6 +333,10 @@ class ChangeFill:
 
     def _attempts(self) -> Iterator[AbstractContextManager[Commit]]:
         return self._store.attempts("backfill", now_us=self._now(), detail=self._plan.source.name)
+
+    def _check_forgotten(self, commit: Commit) -> None:
+        if commit.forgetting() != self._forgetting:
+            raise ForgottenMeanwhileError
 
     def _check_state(self) -> None:
         with self._store.snapshot() as snapshot:

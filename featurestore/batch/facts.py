@@ -26,18 +26,20 @@ from featurestore.kernel.changes import CLAIM_COLUMN
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
+from featurestore.kernel.versions import HASH_COLUMN
 from featurestore.log.cast import cast_table
 from featurestore.log.change_columns import not_of_the_row
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.envelopes import KEY, PARTS
 from featurestore.log.files import LogFile
-from featurestore.log.origins import PUSHED, Origins
+from featurestore.log.origins import Origins
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema
 from featurestore.log.versions import Versions, event_versions
 from featurestore.plan.compile import OPERATION
 from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store.arrivals import arrived_versions
+from featurestore.store.forgotten import hash_column, kept
 
 # Operations whose value depends on the order of facts of one event time.
 ORDER_SENSITIVE = frozenset({"first", "last", "first_k", "last_k", "min_by", "max_by", "distinct_k"})
@@ -48,8 +50,9 @@ class Facts:
     """The versions of one source that belong to an entity.
 
     ``codes`` int32 or int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel
-    needs here; ``rejected`` and ``keyless`` rows are left out, ``reasons`` counts the former, ``shown`` names
-    the first of them. ``origins`` says where each row came from; of a table only.
+    needs here; ``rejected``, ``keyless`` and ``forgotten`` rows are left out (a forgotten change of a table
+    only ends the one before it), ``reasons`` counts the first, ``shown`` names some of them. ``origins`` says
+    where each row came from; of a table only.
     """
 
     table: pa.Table
@@ -61,6 +64,7 @@ class Facts:
     reasons: Mapping[str, int]
     shown: Sequence[Rejected] = ()
     origins: Origins = field(default_factory=Origins)
+    forgotten: int = 0
 
 
 class Reader:
@@ -69,6 +73,7 @@ class Reader:
     def __init__(self, logs: Logs) -> None:
         self.logs = logs
         self._root = logs.root
+        self.forgotten = logs.forgotten()
 
     def facts(self, view: ViewPlan, features: Sequence[Feature]) -> Facts:
         """All versions that ``features`` of ``view``'s source and entity may need."""
@@ -102,12 +107,13 @@ class Reader:
                 schema = {**schema, OPERATION: INT64, CLAIM_COLUMN: BOOL}
             arrivals = self.logs.arrivals(source.name)
             for arrival in arrivals:
-                parts.append(arrived_versions(arrival.payload, schema))
-                origins.add(PUSHED, arrival.rows, arrival.first_number - 1)
+                parts.append(arrived_versions(arrival.payload, schema, hashes=True))
+                origins.add_push(arrival.first_number, arrival.rows, parts[-1].num_rows)
             if source.changes is None:
                 # A change without a key still ends the one before it.
                 keyless += _drop_keyless(parts, view.entity.keys, len(arrivals))
-            whole = pa.concat_tables(parts) if parts else _nothing(schema)
+            whole = pa.concat_tables(parts, promote_options="default") if parts else _nothing(schema)
+            whole, forgotten = self._without_forgotten(whole, view, origins)
             # Keys are numbered on the other core while the rest is brought together.
             numbered = aside.submit(key_index, [whole.column(key) for key in view.entity.keys])
             columns = [
@@ -118,8 +124,25 @@ class Reader:
             index, codes = numbered.result()
         self.logs.identify(source, _columns_of_log(source, read), arrivals)
         return Facts(
-            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), shown, origins
-        )
+            table, codes, index, roles, sum(reasons.values()), keyless, dict(reasons), shown, origins,
+            forgotten,
+        )  # fmt: skip
+
+    def _without_forgotten(self, whole: pa.Table, view: ViewPlan, origins: Origins) -> tuple[pa.Table, int]:
+        """The versions of all entities that are not forgotten, and how many were of others. Hashes that the
+        contents don't have any more stand in a column of their own, where the kernel looks for them."""
+        source = view.source
+        is_table = source.changes is not None
+        primary_key = source.identity if is_table else ()
+        gone = self.forgotten.of(source.name, primary_key, also=view.entity.keys)
+        if gone is None and HASH_COLUMN not in whole.column_names:
+            return whole, 0
+        left = kept(whole, gone, source.roles.content, is_table=is_table)
+        table = left.table
+        origins.keep(left.rows)
+        if left.hashes is not None:
+            table = table.append_column(HASH_COLUMN, hash_column(left.hashes))
+        return table, left.forgotten
 
     def _versions(
         self, source: SourcePlan, view: ViewPlan, schema: Mapping[str, DType], files: Sequence[LogFile]

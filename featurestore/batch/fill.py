@@ -34,6 +34,7 @@ from featurestore.store.arrivals import last_arrival_before
 from featurestore.store.conflicts import refused
 from featurestore.store.delivery import Delivery, Layout, deliver, sorted_keys
 from featurestore.store.entity_key import encode_keys
+from featurestore.store.forgotten import read_forgotten
 from featurestore.store.novelty import CORRECTED
 
 # A commit aims at half of the 100 ms that a writer may hold the store.
@@ -54,6 +55,11 @@ class _Todo:
 
     files: list[tuple[LogFile, int]]
     half: list[tuple[LogFile, Span]]
+
+
+class ForgottenMeanwhileError(Exception):
+    """An entity was forgotten while a timeline version was being filled: what was read has to be read
+    anew."""
 
 
 class Fill:
@@ -93,6 +99,9 @@ class Fill:
             self._standing = standing(snapshot.progress(self._timeline.id))
             self._loaded = dict(snapshot.loaded_files(self._timeline.id))
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
+            forgotten = read_forgotten(snapshot)
+            self._gone = forgotten.of(self._plan.source.name, also=self._plan.entity.keys)
+            self._forgetting = forgotten.standing
         hashing = ThreadPoolExecutor(1, thread_name_prefix="hash")
         try:
             todo = self._todo(hashing)
@@ -153,6 +162,10 @@ class Fill:
 
     def _half_written(self) -> list[tuple[LogFile, Span]]:
         spans = [span for span in self._standing.spans if span.path]
+        if self._standing.half_written and not spans and self._gone is not None:
+            # Pushed rows may have been erased since, and what is pushed has an id.
+            self._abandon()
+            return []
         if all(self._is_still(span) for span in spans):
             return [(self._files[span.path], span) for span in spans]
         self._abandon()
@@ -255,6 +268,10 @@ class Fill:
         versions = pa.concat_tables(part.tables).combine_chunks() if part.tables else schema.empty_table()
         part.tables.clear()
         hashes = self._content_hashes(versions)
+        forgotten = None
+        if self._gone is not None:
+            columns = dict(zip(versions.column_names, versions.columns, strict=True))
+            forgotten = self._gone.dropped(columns, versions.num_rows)
         if not versions.num_rows:
             return deliver(versions, hashes, np.empty(0, np.int64), [], self._layout)
         index, codes = key_index([single(versions, name) for name in plan.entity.keys])
@@ -264,7 +281,9 @@ class Fill:
         keys, place = sorted_keys(
             encode_keys([single(distinct, name) for name in plan.entity.keys], plan.entity.dtypes)
         )
-        return deliver(versions, hashes, place[codes], keys, self._layout, threads=self._threads)
+        return deliver(
+            versions, hashes, place[codes], keys, self._layout, threads=self._threads, forgotten=forgotten
+        )
 
     def _content_hashes(self, versions: pa.Table) -> NDArray[np.uint64]:
         content = self._plan.source.roles.content
@@ -343,6 +362,8 @@ class Fill:
         if commit.number == self._seen + 1:
             return
         self._foreign = commit.number - 1
+        if commit.forgetting() != self._forgetting:
+            raise ForgottenMeanwhileError
         with self._store.snapshot() as snapshot:
             stands = snapshot.progress(self._timeline.id) == expected.rows()
             if begun is not None:

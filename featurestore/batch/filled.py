@@ -21,6 +21,7 @@ _TOLD = {
     "keyless": "without an entity key",
     "rejected": "rejected",
     "ignored": "ignored",
+    "forgotten": "of forgotten entities",
 }
 
 

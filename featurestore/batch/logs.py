@@ -19,6 +19,7 @@ from featurestore.log import duckdb_tables
 from featurestore.log.files import LogFile, list_files
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store import Snapshot
+from featurestore.store.forgotten import Forgotten, read_forgotten
 from featurestore.store.records import Arrival
 
 
@@ -44,6 +45,10 @@ class Logs:
     def arrivals(self, source: str) -> list[Arrival]:
         """The pushes of a source that are read, oldest first."""
         return [] if self._snapshot is None else self._snapshot.arrivals(source)
+
+    def forgotten(self) -> Forgotten:
+        """What is left out of all logs."""
+        return Forgotten() if self._snapshot is None else read_forgotten(self._snapshot)
 
     def identify(self, source: SourcePlan, columns: Sequence[str], arrivals: Sequence[Arrival]) -> None:
         """Begin to hash what was read of a source: its files, the ``columns`` of its tables, and arrivals."""

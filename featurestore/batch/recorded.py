@@ -60,6 +60,18 @@ class RecordedSource(_Part):
     log: RecordedLog
 
 
+class RecordedKey(_Part):
+    """A key that was forgotten by then."""
+
+    columns: list[str]
+    digest: str
+    store_commit: int
+
+
+class RecordedForgotten(_Part):
+    list: list[RecordedKey]
+
+
 class RecordedDefinition(_Part):
     fingerprint: str
     plan: dict[str, Any]
@@ -91,6 +103,7 @@ class Recorded(_Part):
     rows: int
     sources: dict[str, RecordedSource]
     content: RecordedContent
+    forgotten: RecordedForgotten = RecordedForgotten(list=[])
     packages: dict[str, str]
 
     def horizon(self) -> KnownAt:

@@ -29,6 +29,7 @@ from featurestore.log.spines import file_log
 from featurestore.plan.compile import resolve
 from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store import Snapshot
+from featurestore.store.forgotten import Forgotten, read_forgotten
 from featurestore.store.records import Arrival
 
 _RESTORE = "restore it as it was"
@@ -91,6 +92,7 @@ def reproduce(
         *_definition_differences(recorded, views),
         *_log_differences(recorded, views, root),
         *_arrival_differences(recorded, snapshot),
+        *_forgotten_differences(recorded, snapshot),
     ]
     read_spine, of_spine = _spine(recorded, chosen, views, root, spine)
     found += of_spine
@@ -226,6 +228,28 @@ def _arrival_differences(recorded: Recorded, snapshot: Snapshot | None) -> Itera
                 name,
                 f"they have changed: {up_to}, sha256 {was.sha256}; found sha256 {found['sha256']}",
                 "restore the store that they were pushed into",
+            )
+
+
+def _forgotten_differences(recorded: Recorded, snapshot: Snapshot | None) -> Iterator[Difference]:
+    """Whose facts are left out now and were not then, or the other way round."""
+    now = Forgotten() if snapshot is None else read_forgotten(snapshot)
+    told = {(one.columns, one.digest): one.commit_number for one in now.in_sources(recorded.sources)}
+    was = {(tuple(one.columns), one.digest): one.store_commit for one in recorded.forgotten.list}
+    for (columns, digest), commit in told.items():
+        if (columns, digest) not in was:
+            yield Difference(
+                f"an entity by {', '.join(columns)}",
+                f"it was forgotten at store commit {commit}, after this was recorded (digest {digest})",
+                "nothing brings it back: make a new training set",
+            )
+    for (columns, digest), commit in was.items():
+        if (columns, digest) not in told:
+            yield Difference(
+                f"an entity by {', '.join(columns)}",
+                f"it was left out as forgotten (recorded at store commit {commit}, digest {digest}), and this"
+                " store has not forgotten it",
+                "use the store that the training set was made with",
             )
 
 

@@ -284,6 +284,7 @@ def _count(
         "retracted": counts.retracted,
         "without_available_at": counts.without_available_at,
         "keyless": facts.keyless,
+        "forgotten": facts.forgotten,
         "rejected": facts.rejected,
         "reasons": dict(facts.reasons),
     }
@@ -343,6 +344,7 @@ def _manifest(
             "flagged_expressions": tally.flagged_expressions,
         },
         "flagged": tally.flagged,
+        "forgotten": reader.forgotten.told(tally.sources),
         "sources": {
             name: {"log": reader.logs.identity(name), **source} for name, source in tally.sources.items()
         },

@@ -16,7 +16,16 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli import compare_knowledge, definitions, init, loading, online, store, training_set
+from featurestore.cli import (
+    compare_knowledge,
+    definitions,
+    forget,
+    init,
+    loading,
+    online,
+    store,
+    training_set,
+)
 from featurestore.cli.output import report_error
 from featurestore.cli.usage import UsageError
 from featurestore.errors import FeatureStoreError
@@ -41,6 +50,7 @@ app.command(short_help="Show what differs between two horizons of knowledge, and
 app.command(short_help="Push rows into a source.")(loading.ingest)
 app.command(short_help="Serve features over HTTP.")(online.serve)
 app.command(short_help="Fetch features, or explain their values.")(online.get)
+app.command(short_help="Erase an entity for good.")(forget.forget)
 app.command(short_help="Print how features are computed.")(definitions.explain)
 app.add_typer(store.versions, name="versions")
 app.command(short_help="Bring the store to this release's schema.")(store.migrate)

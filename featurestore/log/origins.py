@@ -38,6 +38,7 @@ class Origins:
     _first: list[int] = field(default_factory=list)
     _parts: list[tuple[str, int, I64 | None]] = field(default_factory=list)
     _rows: int = 0
+    _kept: I64 | None = None
 
     def add(self, path: str, rows: int, first_row: int, numbers: I64 | None = None) -> None:
         """A table of ``rows`` rows: row i is row ``numbers[i]`` of ``path``, or ``first_row + i``, counted
@@ -51,8 +52,18 @@ class Origins:
         path = source if changes.file is None else changes.file.shown
         self.add(path, changes.table.num_rows, changes.first_row, changes.rows)
 
+    def add_push(self, first_number: int, rows: int, left: int) -> None:
+        """Pushed rows, numbered from ``first_number`` on; where only some are ``left``, of what was
+        forgotten, their numbers are not told."""
+        self.add(PUSHED, left, first_number - 1, None if rows == left else np.full(left, -1))
+
+    def keep(self, rows: I64 | None) -> None:
+        """From here on, row i is what was row ``rows[i]`` (None: nothing has changed)."""
+        self._kept = rows
+
     def of(self, row: int) -> Place:
         """Where row ``row`` of the tables together came from."""
+        row = row if self._kept is None else int(self._kept[row])
         part = bisect_right(self._first, row) - 1
         path, first_row, numbers = self._parts[part]
         within = row - self._first[part]

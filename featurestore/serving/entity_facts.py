@@ -14,13 +14,14 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.changes import DELETE, OPERATION_COLUMN, TRUNCATE
+from featurestore.kernel.changes import DELETE, OPERATION_COLUMN, TRUNCATE, UPSERT
 from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 from featurestore.kernel.timelines import timelines
 from featurestore.kernel.versions import HASH_COLUMN, Timeline, instants, single
 from featurestore.store import Snapshot
 from featurestore.store.changes import ChangeLayout, is_table
 from featurestore.store.delivery import Layout
+from featurestore.store.forgotten import Gone, key_columns, with_ends
 from featurestore.store.payload import PayloadReader
 from featurestore.store.records import TimelineVersion, Truncate
 
@@ -55,20 +56,29 @@ class StoredTimeline:
 
     def __init__(self, version: TimelineVersion) -> None:
         self._id = version.id
+        self._version = version
         self._changes = ChangeLayout.of(version) if is_table(version) else None
         self._reader = PayloadReader((self._changes or Layout.of(version)).stored)
         self.stored = frozenset(self._reader.schema.names)
 
     def read(
-        self, snapshot: Snapshot, numbers: Mapping[bytes, int], keys: Mapping[str, pa.Array]
+        self,
+        snapshot: Snapshot,
+        numbers: Mapping[bytes, int],
+        keys: Mapping[str, pa.Array],
+        gone: Gone | None = None,
     ) -> StoredFacts:
         """What is stored of ``len(numbers)`` entities. ``numbers`` numbers them by encoded key, b"" for a
-        null one; ``keys`` holds each entity's values of those key columns that are read like any other."""
+        null one; ``keys`` holds each entity's values of those key columns that are read like any other;
+        ``gone`` is what is forgotten and not erased yet."""
         payloads = snapshot.read(self._id, [key for key in numbers if key])
         order = list(payloads)
         table, counts = self._reader.read([payload for key in order for payload in payloads[key]])
         owner = np.array([numbers[key] for key in order for _ in payloads[key]], np.int64)
         codes = np.repeat(owner, counts)
+        if gone is not None:
+            table, stays = self._without(gone, order, np.repeat(_places(payloads), counts), table)
+            codes = codes if stays is None else codes[stays]
         for name, values in keys.items():
             if name not in self.stored:
                 table = table.append_column(name, values.take(pa.array(codes)))
@@ -81,6 +91,25 @@ class StoredTimeline:
                 table = table.combine_chunks()
                 codes = np.append(codes, np.full(len(truncates), -1, np.int64))
         return StoredFacts(table, codes, len(numbers))
+
+    def _without(
+        self, gone: Gone, keys: Sequence[bytes], place: I64, table: pa.Table
+    ) -> tuple[pa.Table, NDArray[np.bool_] | None]:
+        """Stored versions without what is forgotten, and which of them are left (None: all)."""
+        columns = key_columns(self._version, gone.columns, keys, place, table)
+        if self._changes is not None:
+            upsert = instants(single(table, OPERATION_COLUMN), null=DELETE) == UPSERT
+            marked = gone.marked(columns, table.num_rows) & upsert
+            table = with_ends(table, marked) if marked.any() else table
+        dropped = gone.dropped(columns, table.num_rows)
+        if not dropped.any():
+            return table, None
+        return table.filter(pa.array(~dropped)), ~dropped
+
+
+def _places(payloads: Mapping[bytes, Sequence[bytes]]) -> I64:
+    """The number of each payload's entity, in the order in which they were read."""
+    return np.repeat(np.arange(len(payloads)), [len(some) for some in payloads.values()])
 
 
 def _each_change_once(table: pa.Table, codes: I64) -> tuple[pa.Table, I64]:

@@ -121,7 +121,10 @@ class Lookup:
         if read := entity.keys if whole else _key_columns(group):
             first = pa.array(np.unique(codes, return_index=True)[1])
             values = {name: keys[name][0].take(first) for name in read}
-        return stored.read(snapshot, numbers, values), questions(codes, times, len(numbers))
+        source = view.plan.source
+        primary_key = () if source.changes is None else source.identity
+        gone = self.registry(snapshot).forgotten.of(source.name, primary_key, pending=True)
+        return stored.read(snapshot, numbers, values, gone), questions(codes, times, len(numbers))
 
 
 def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:

@@ -72,6 +72,8 @@ def additions(
     bounds = delivery.bounds[first : end + 1] - a
     entity = delivery.run_entity[first:end]
     found = _novelty(delivery, a, b, bounds, entity, there)
+    if delivery.forgotten is not None:
+        found = found.without(delivery.forgotten[a:b])
     starts = delivery.event_time[a:b]
     if not found.kept.all():
         table = table.filter(pa.array(found.kept))

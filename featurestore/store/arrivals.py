@@ -10,13 +10,18 @@ from sqlalchemy import select
 
 from featurestore.dtypes import DType
 from featurestore.errors import StoreError
+from featurestore.kernel.versions import HASH_COLUMN
 from featurestore.store.payload import decode_arrivals
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.tables import commits
 
 
-def arrived_versions(payload: bytes, columns: Mapping[str, DType]) -> pa.Table:
-    """One push as a versions table of ``columns``; a column that did not exist then is null."""
+def arrived_versions(payload: bytes, columns: Mapping[str, DType], *, hashes: bool = False) -> pa.Table:
+    """One push as a versions table of ``columns``; a column that did not exist then is null.
+
+    With ``hashes``, changes whose content was erased bring its hash along, in a further column that other
+    pushes lack.
+    """
     stored = decode_arrivals(payload)
     arrays = []
     for name, dtype in columns.items():
@@ -31,9 +36,12 @@ def arrived_versions(payload: bytes, columns: Mapping[str, DType]) -> pa.Table:
             )
         else:
             arrays.append(stored.column(index))
-    return pa.Table.from_arrays(
+    table = pa.Table.from_arrays(
         arrays, schema=pa.schema([(name, dtype.arrow) for name, dtype in columns.items()])
     )
+    if hashes and HASH_COLUMN in stored.column_names:
+        table = table.append_column(HASH_COLUMN, stored.column(HASH_COLUMN))
+    return table
 
 
 def last_arrival_before(snapshot: Snapshot, commit_number: int) -> int:

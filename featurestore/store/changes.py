@@ -91,13 +91,14 @@ def _names(value: str | Sequence[str] | None) -> tuple[str, ...]:
 class RowChanges:
     """Changes of some rows of a changes table, truncates aside: FixedSizeBinary(16) ``row_key`` names each
     one's row, uint64[n, 2] ``hashes`` its content, ``entity`` int64[n] its own entity in ``entities`` (-1:
-    it gives its row to none)."""
+    it gives its row to none). ``forgotten`` bool[n]: those that would give it to a key that is forgotten."""
 
     table: pa.Table
     row_key: pa.Array
     hashes: U64
     entity: I64
     entities: Sequence[bytes]
+    forgotten: NDArray[np.bool_] | None = None
 
     @cached_property
     def operation(self) -> I64:
@@ -111,6 +112,7 @@ class RowChanges:
             self.hashes[rows],
             self.entity[rows],
             self.entities,
+            None if self.forgotten is None else self.forgotten[rows],
         )
 
 
@@ -125,15 +127,26 @@ class Delivered:
     truncates: Sequence[Truncate]
 
 
-def taken_apart(table: pa.Table, hashes: U64, plan: SourcePlan, layout: ChangeLayout) -> Delivered:
-    """A changes table (the source's declared columns and the operation) as changes of rows and truncates."""
+def taken_apart(
+    table: pa.Table,
+    hashes: U64,
+    plan: SourcePlan,
+    layout: ChangeLayout,
+    forgotten: NDArray[np.bool_] | None = None,
+) -> Delivered:
+    """A changes table (the source's declared columns and the operation) as changes of rows and truncates.
+
+    ``forgotten`` bool[rows]: changes that only end what stood before them, to be counted on their own.
+    """
     operation = instants(single(table, OPERATION_COLUMN), null=UPSERT)
     truncate, rows = np.flatnonzero(operation == TRUNCATE), np.flatnonzero(operation != TRUNCATE)
     truncates = _truncates(table.take(pa.array(truncate)), layout)
     if len(truncate):
         table, hashes = table.take(pa.array(rows)), hashes[rows]
+        forgotten = None if forgotten is None else forgotten[rows]
     entity, entities = _entities(table, plan.schema, layout.keys)
-    changes = RowChanges(table, hash_array(content_hash(table, layout.primary_key)), hashes, entity, entities)
+    row_key = hash_array(content_hash(table, layout.primary_key))
+    changes = RowChanges(table, row_key, hashes, entity, entities, forgotten)
     return Delivered(changes, rows, truncate, truncates)
 
 

@@ -7,17 +7,22 @@ commits is by number and never by time.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from sqlalchemy import Select, delete, func, insert, select, text, update
+from sqlalchemy import CursorResult, Select, delete, func, insert, select, text, update
 
 from featurestore.store.database import Session
 from featurestore.store.records import (
     COUNTER_KINDS,
     Definition,
+    ForgottenKey,
+    ForgottenState,
     LoadedFile,
     Roles,
     SegmentRow,
+    StoredRow,
     TimelineState,
     Truncate,
     ViewState,
@@ -27,9 +32,11 @@ from featurestore.store.tables import (
     backfill_progress,
     commits,
     definitions,
+    forgotten,
     identities,
     loaded_files,
     segments,
+    store_meta,
     timeline_versions,
     truncates,
     view_versions,
@@ -39,6 +46,10 @@ _ADD_COUNT = text(
     "INSERT INTO counters (source, partition, kind, n) VALUES (:source, :partition, :kind, :n) "
     "ON CONFLICT (source, partition, kind) DO UPDATE SET n = counters.n + excluded.n"
 )
+
+
+# Keys that one statement names.
+KEYS_A_STATEMENT = 500
 
 
 class Commit:
@@ -114,6 +125,98 @@ class Commit:
             return 0
         removed = delete(segments).where(of_version, segments.c.entity_key <= last)
         return self._connection.execute(removed).rowcount
+
+    def add_meta(self, key: str, value: str) -> None:
+        """Keep something that the store says about itself."""
+        self._connection.execute(insert(store_meta).values(key=key, value=value))
+
+    # Forgetting
+
+    def forgetting(self) -> tuple[int, int]:
+        """What tells one state of the list of forgotten keys, and of whose keys they may be, from another."""
+        made = self._connection.execute(select(func.max(forgotten.c.commit_number))).scalar_one()
+        if made is None:
+            return 0, 0
+        newest = self._connection.execute(select(func.max(timeline_versions.c.id))).scalar_one()
+        return made, newest
+
+    def forget_more(self, columns: Sequence[str]) -> None:
+        """Say that forgotten keys of these columns are to be looked for again: another source has them."""
+        c = forgotten.c
+        self._connection.execute(
+            update(forgotten).where(c.columns == json.dumps(columns)).values(state="erasing")
+        )
+
+    def add_forgotten(self, columns: Sequence[str], digest: str) -> None:
+        """Put a key on the list: from this commit on, no host takes in or answers with what it holds."""
+        self._connection.execute(
+            insert(forgotten).values(
+                columns=json.dumps(columns),
+                digest=digest,
+                state="erasing",
+                counts="{}",
+                commit_number=self.number,
+            )
+        )
+        self._latest(registry_commit=self.number)
+
+    def count_forgotten(self, key: ForgottenKey, erased: Mapping[str, int], state: ForgottenState) -> None:
+        """Add what this commit erases to what has been erased of a key."""
+        c = forgotten.c
+        of_key = (c.columns == json.dumps(key.columns)) & (c.digest == key.digest)
+        before = self._connection.execute(select(c.counts, c.state).where(of_key)).one()
+        counts = Counter(json.loads(before.counts))
+        counts.update(erased)
+        self._connection.execute(
+            update(forgotten).where(of_key).values(counts=json.dumps(counts, sort_keys=True), state=state)
+        )
+        if before.state != state:
+            self._latest(registry_commit=self.number)
+
+    def rewrite(self, timeline_version_id: int, before: StoredRow, after: SegmentRow | None) -> bool:
+        """Put other versions in the place of a stored row, or none; whether it was still as ``before``."""
+        c = segments.c
+        same = (
+            (c.timeline_version_id == timeline_version_id)
+            & (c.entity_key == before.entity_key)
+            & (c.level == before.level)
+            & (c.start == before.start)
+            & (c.commit_number == before.commit_number)
+            & (c.payload == before.payload)
+        )
+        done: CursorResult[Any]
+        if after is None:
+            done = self._connection.execute(delete(segments).where(same))
+        else:
+            values = {"start": after.start, "versions": after.versions, "payload": after.payload}
+            done = self._connection.execute(update(segments).where(same).values(values))
+        return done.rowcount == 1
+
+    def remove_entity(self, timeline_version_id: int, entity_key: bytes) -> int:
+        """Remove all that is stored of an entity; returns how many rows of the store that were."""
+        c = segments.c
+        removed = delete(segments).where(
+            c.timeline_version_id == timeline_version_id, c.entity_key == entity_key
+        )
+        return self._connection.execute(removed).rowcount
+
+    def leave_timelines(
+        self, timeline_version_id: int, row_keys: Sequence[bytes], entity_key: bytes | None = None
+    ) -> None:
+        """Take rows out of the index: of one entity's timeline, or of all."""
+        c = identities.c
+        for first in range(0, len(row_keys), KEYS_A_STATEMENT):
+            some = row_keys[first : first + KEYS_A_STATEMENT]
+            of_these = (c.timeline_version_id == timeline_version_id) & c.row_key.in_(some)
+            if entity_key is not None:
+                of_these &= c.entity_key == entity_key
+            self._connection.execute(delete(identities).where(of_these))
+
+    def rewrite_arrival(self, first_number: int, payload: bytes) -> None:
+        """Put other rows in the place of a push's; their numbers stay taken."""
+        self._connection.execute(
+            update(arrivals).where(arrivals.c.first_number == first_number).values(payload=payload)
+        )
 
     # Arrivals and counters
 

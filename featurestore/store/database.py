@@ -118,6 +118,11 @@ class Database(ABC):
         """Tidy up after a bulk load; correct without it, too. Nothing, unless the database has something."""
         del session
 
+    @abstractmethod
+    def purge(self, session: Session, *, whole: bool) -> bool:
+        """Leave nothing behind of what was removed; BusyError where somebody writes, False while a reader
+        needs it. ``whole``: what was removed before may lie anywhere, so write everything anew."""
+
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:
         """Every write and every cold read passes here, so that one table says what a driver's error means."""

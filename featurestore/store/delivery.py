@@ -108,7 +108,8 @@ class Delivery:
     The versions of entity ``keys[e]`` are the rows ``[offsets[e], offsets[e + 1])`` of ``table``, which has
     the stored columns. ``bounds`` int64[runs + 1] cuts them into runs, ``run_entity`` int64[runs] names each
     run's entity: versions of one entity and one event time are never in two runs, so neither are two
-    deliveries of one content.
+    deliveries of one content. ``forgotten`` bool[rows] are never written (None: there are none): cut into
+    runs like the others, so that a run's number stays what it was before a key was forgotten.
     """
 
     layout: Layout
@@ -119,6 +120,7 @@ class Delivery:
     bounds: I64
     run_entity: I64
     row: I64
+    forgotten: NDArray[np.bool_] | None = None
 
     @property
     def runs(self) -> int:
@@ -142,10 +144,11 @@ def deliver(
     *,
     threads: ThreadPoolExecutor | None = None,
     run_versions: int = RUN_VERSIONS,
+    forgotten: NDArray[np.bool_] | None = None,
 ) -> Delivery:
     """Put versions in order. ``codes`` int64[rows] number each version's key in ``keys``, which ascend; a
     negative code belongs to no timeline and is left out. A stored column that ``versions`` lacks, or has
-    in another type, is null."""
+    in another type, is null. ``forgotten`` bool[rows]: see Delivery."""
     event_time = instants(_column(versions, layout.event_time, layout.stored), null=NEVER)
     offsets, order = grouped(codes, len(keys))
     sort_blocks(offsets, order, event_time, threads=threads)
@@ -170,6 +173,7 @@ def deliver(
         bounds,
         run_entity,
         order,
+        None if forgotten is None else forgotten[order],
     )
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -30,7 +30,8 @@ from featurestore.store.commit import Commit
 from featurestore.store.conflicts import SHOWN, Conflict, conflicts_of, refused
 from featurestore.store.delivery import Delivery, Layout, deliver
 from featurestore.store.entity_key import encode_keys
-from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE
+from featurestore.store.forgotten import Kept, identifying, kept, without_content
+from featurestore.store.novelty import FORGOTTEN, KEYLESS, counted
 from featurestore.store.payload import encode_arrivals
 from featurestore.store.placement import Placement, placement
 from featurestore.store.pushes import Push, all_or_none, joined, pushes_of
@@ -40,21 +41,22 @@ from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
 PARTITION = "arrivals"
-KEYLESS = 3
 
 _registries: WeakKeyDictionary[Store, Registry] = WeakKeyDictionary()
 
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of each pushed row: accepted + corrected + duplicate + keyless + ignored + rejected are all
-    of them. ``rejected`` holds (number, reason): rows are numbered from 1, without the header of a file; in
-    JSON lines it is the line's number. ``store_commit`` is the commit that holds the last of them.
+    """What became of each pushed row: accepted + corrected + duplicate + keyless + forgotten + ignored +
+    rejected are all of them. ``rejected`` holds (number, reason): rows are numbered from 1, without the
+    header of a file; in JSON lines it is the line's number. ``store_commit`` is the commit that holds the
+    last of them.
 
     Of a table, ``ignored`` rows are tombstones and the like, ``corrected`` ones are in conflict: other
     content than another change of their row at their position, the first of which ``conflicts`` names.
     ``updates_of_unseen_rows`` counts rows that the store had not seen and whose first change, by position, is
-    an update or a delete: it is accepted.
+    an update or a delete: it is accepted. Of ``forgotten`` rows, those of forgotten entities, nothing is
+    kept.
     """
 
     source: str
@@ -67,6 +69,7 @@ class IngestReport:
     ignored: int = 0
     conflicts: list[Conflict] = field(default_factory=list)
     updates_of_unseen_rows: int = 0
+    forgotten: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -78,13 +81,15 @@ class IngestReport:
             "ignored": self.ignored,
             "conflicts": [conflict.to_dict() for conflict in self.conflicts],
             "updates_of_unseen_rows": self.updates_of_unseen_rows,
+            "forgotten": self.forgotten,
             "rejected": [{"row": row, "reason": reason} for row, reason in self.rejected],
             "store_commit": self.store_commit,
         }
 
     def text(self) -> str:
         counted = (("accepted", self.accepted), ("corrected", self.corrected), ("duplicate", self.duplicate),
-                   ("without an entity key", self.keyless), ("ignored", self.ignored),
+                   ("without an entity key", self.keyless), ("of forgotten entities", self.forgotten),
+                   ("ignored", self.ignored),
                    ("rejected", len(self.rejected)))  # fmt: skip
         told = ", ".join(f"{n:,} {what}" for what, n in counted if n or what == "accepted")
         lines = [f"{self.source}: {told} (store commit {self.store_commit})"]
@@ -142,6 +147,7 @@ def ingest(
         counts["ignored"],
         conflicts[:SHOWN],
         counts["unseen"],
+        counts["forgotten"],
     )
 
 
@@ -176,6 +182,38 @@ def _source(registry: Registry, name: str) -> SourcePlan:
 
 
 # What a push adds
+
+
+@dataclass(frozen=True)
+class _Taken:
+    """The rows of a push without what is forgotten; ``erased`` bool[rows] are changes of a table that hold a
+    forgotten key, of which nothing but what names them is kept."""
+
+    kept: Kept
+    hashes: NDArray[np.uint64]
+    erased: NDArray[np.bool_] | None
+
+    @classmethod
+    def of(cls, table: pa.Table, plan: SourcePlan, registry: Registry) -> _Taken:
+        is_table = plan.changes is not None
+        gone = registry.forgotten.of(plan.name, plan.identity if is_table else ())
+        made = kept(table, gone, plan.roles.content, is_table=is_table)
+        hashes = made.hashes if made.hashes is not None else content_hash(made.table, plan.roles.content)
+        erased = None
+        if gone is not None and is_table:
+            columns = dict(zip(made.table.column_names, made.table.columns, strict=True))
+            erased = gone.marked(columns, made.table.num_rows)
+        return cls(made, hashes, erased)
+
+    @property
+    def table(self) -> pa.Table:
+        return self.kept.table
+
+    def arrivals(self, plan: SourcePlan) -> pa.Table:
+        """The rows as they are kept."""
+        if self.erased is None:
+            return self.table
+        return without_content(self.table, self.hashes, self.erased, identifying(plan.roles))
 
 
 @dataclass(frozen=True)
@@ -259,20 +297,23 @@ def _push(
     if not push.table.num_rows and not push.rejected and not push.ignored:
         return 0
     table = _stamped(push.table, plan, now_us)
-    hashes = content_hash(table, plan.roles.content)
     with store.snapshot() as snapshot:
         registry = _registry_of(store, snapshot)
-        prepared = _prepare(registry, plan, table, hashes, snapshot)
+        taken = _Taken.of(table, plan, registry)
+        prepared = _prepare(registry, plan, taken, snapshot)
         seen = snapshot.commit_number
     for attempt in store.attempts("ingest", now_us=now_us, detail=plan.name):
         with attempt as commit:
             if commit.number != seen + 1:
-                prepared = _again(store, registry, plan, table, hashes, prepared, commit)
+                taken, prepared = _again(store, registry, plan, table, taken, prepared, commit)
             # The timelines of all entities hold the same changes.
-            told = max((one.conflicts(push) for one in prepared), key=len, default=[])
+            left = push
+            if taken.kept.rows is not None and plan.changes is not None:
+                left = replace(push, numbers=push.numbers[taken.kept.rows])
+            told = max((one.conflicts(left) for one in prepared), key=len, default=[])
             if strict and told:
                 raise _in_conflict(plan.name, told, max(one.conflicting for one in prepared))
-            found = _write(commit, plan, table, prepared, now_us)
+            found = _write(commit, plan, taken, prepared, now_us)
             found["rejected"] = len(push.rejected)
             found["ignored"] = push.ignored
             found["delivered"] = sum(found.values())
@@ -299,27 +340,28 @@ def _again(
     registry: Registry,
     plan: SourcePlan,
     table: pa.Table,
-    hashes: NDArray[np.uint64],
+    taken: _Taken,
     prepared: Sequence[_Part],
     commit: Commit,
-) -> list[_Part]:
+) -> tuple[_Taken, list[_Part]]:
     """What another commit since the preparation has changed is prepared anew, inside this one."""
     with store.snapshot() as snapshot:
         if snapshot.registry_commit != registry.commit_number:
-            return _prepare(_registry_of(store, snapshot), plan, table, hashes, snapshot)
-    return [one.again(commit) for one in prepared]
+            registry = _registry_of(store, snapshot)
+            taken = _Taken.of(table, plan, registry)
+            return taken, _prepare(registry, plan, taken, snapshot)
+    return taken, [one.again(commit) for one in prepared]
 
 
-def _prepare(
-    registry: Registry, plan: SourcePlan, table: pa.Table, hashes: NDArray[np.uint64], snapshot: Snapshot
-) -> list[_Part]:
+def _prepare(registry: Registry, plan: SourcePlan, taken: _Taken, snapshot: Snapshot) -> list[_Part]:
     made: list[_Part] = []
+    table, hashes = taken.table, taken.hashes
     for timeline in registry.timelines:
         if timeline.source == plan.name and is_table(timeline) != (plan.changes is not None):
             continue  # The source was of the other kind when this version was made.
         if timeline.source == plan.name and plan.changes is not None:
             layout = ChangeLayout.of(timeline)
-            delivered = taken_apart(table, hashes, plan, layout)
+            delivered = taken_apart(table, hashes, plan, layout, taken.kept.marked)
             made.append(
                 _PlacedChanges(
                     timeline, placement(delivered, layout, timeline.id, snapshot, level=DELTA_LEVEL)
@@ -368,27 +410,26 @@ def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
 
 
 def _write(
-    commit: Commit, plan: SourcePlan, table: pa.Table, prepared: Sequence[_Part], now_us: int
+    commit: Commit, plan: SourcePlan, taken: _Taken, prepared: Sequence[_Part], now_us: int
 ) -> dict[str, int]:
     """Append what is new to the timelines and to the arrivals; returns how many rows became what."""
-    rows = table.num_rows
+    rows = taken.table.num_rows
     statuses = [one.statuses(rows) for one in prepared]
     # A row counts as the most that it is in any timeline: new, a correction, a duplicate, without key.
     status = (
         np.minimum.reduce([status for status, _ in statuses]) if statuses else np.full(rows, KEYLESS, np.int8)
     )
-    kept = np.logical_or.reduce([kept for _, kept in statuses]) if statuses else np.zeros(rows, np.bool_)
+    stays = np.logical_or.reduce([one for _, one in statuses]) if statuses else np.zeros(rows, np.bool_)
     # What has no key today may have one for an entity that is declared tomorrow.
-    kept = kept | (status == KEYLESS)
+    stays = stays | (status == KEYLESS)
     for one in prepared:
         one.append(commit)
-    if kept.any():
-        new = table if kept.all() else table.filter(pa.array(kept))
+    if taken.kept.marked is not None:
+        status[taken.kept.marked] = FORGOTTEN
+    if stays.any():
+        new = taken.arrivals(plan)
+        new = new if stays.all() else new.filter(pa.array(stays))
         commit.add_arrivals(plan.name, encode_arrivals(new), rows=new.num_rows, arrived_at_us=now_us)
-    numbers = np.bincount(status, minlength=4).tolist()
-    return {
-        "accepted": numbers[ACCEPTED],
-        "corrected": numbers[CORRECTED],
-        "duplicate": numbers[DUPLICATE],
-        "keyless": numbers[KEYLESS],
-    }
+    counts = counted(status)
+    counts["forgotten"] += taken.kept.dropped
+    return counts

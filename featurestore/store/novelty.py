@@ -16,7 +16,8 @@ from featurestore.store.delivery import Facts
 
 I64 = NDArray[np.int64]
 
-ACCEPTED, CORRECTED, DUPLICATE = 0, 1, 2
+ACCEPTED, CORRECTED, DUPLICATE, KEYLESS, FORGOTTEN = range(5)
+"""What becomes of a row; the last two have no place in a timeline, or none any more."""
 
 
 @dataclass(frozen=True)
@@ -27,8 +28,23 @@ class Novelty:
     kept: NDArray[np.bool_]
 
     def counts(self, first: int = 0, end: int | None = None) -> dict[str, int]:
-        numbers = np.bincount(self.status[first:end], minlength=3)
-        return {"accepted": int(numbers[0]), "corrected": int(numbers[1]), "duplicate": int(numbers[2])}
+        return counted(self.status[first:end])
+
+    def without(self, forgotten: NDArray[np.bool_]) -> Novelty:
+        """The same where some of the versions are of a key that is forgotten."""
+        return Novelty(np.where(forgotten, FORGOTTEN, self.status).astype(np.int8), self.kept & ~forgotten)
+
+
+def counted(status: NDArray[np.int8]) -> dict[str, int]:
+    """How many rows became what."""
+    numbers = np.bincount(status, minlength=5).tolist()
+    return {
+        "accepted": numbers[ACCEPTED],
+        "corrected": numbers[CORRECTED],
+        "duplicate": numbers[DUPLICATE],
+        "keyless": numbers[KEYLESS],
+        "forgotten": numbers[FORGOTTEN],
+    }
 
 
 def all_new(rows: int) -> Novelty:

@@ -31,14 +31,20 @@ from featurestore.store.changes import (
 )
 from featurestore.store.commit import Commit
 from featurestore.store.delivery import RUN_VERSIONS, Facts, cut
-from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, Novelty, novelty
+from featurestore.store.novelty import (
+    ACCEPTED,
+    CORRECTED,
+    DUPLICATE,
+    FORGOTTEN,
+    KEYLESS,
+    Novelty,
+    counted,
+    novelty,
+)
 from featurestore.store.payload import encode_runs
 from featurestore.store.records import SegmentRow, Truncate
 
 I64 = NDArray[np.int64]
-
-KEYLESS = 3
-COUNTED = {ACCEPTED: "accepted", CORRECTED: "corrected", DUPLICATE: "duplicate", KEYLESS: "keyless"}
 
 
 @dataclass(frozen=True)
@@ -60,8 +66,7 @@ class Placement:
 
     def counts(self) -> dict[str, int]:
         """How many changes became what."""
-        numbers = np.bincount(self.status, minlength=len(COUNTED)).tolist()
-        return {what: numbers[status] for status, what in COUNTED.items()}
+        return counted(self.status)
 
     def write(self, commit: Commit, timeline_version_id: int) -> None:
         """Append it; the caller knows that nothing else was written since it was made."""
@@ -97,6 +102,8 @@ def placement(
         found = _novelty(changes, row, encoded.dictionary, stands, layout)
         keyless = (found.status == ACCEPTED) & (changes.operation == UPSERT) & (changes.entity < 0)
         status[delivered.rows] = np.where(keyless, KEYLESS, found.status)
+        if changes.forgotten is not None:
+            status[delivered.rows[changes.forgotten]] = FORGOTTEN
         kept[delivered.rows] = found.kept
         conflicting = delivered.rows[found.status == CORRECTED]
         there_already = stands.table
@@ -179,7 +186,7 @@ def _placed(
         entity = np.concatenate([entity, joins])
         ends = np.concatenate([ends, np.ones(len(again), np.bool_)])
     table = markers(pa.concat_tables(parts).combine_chunks(), layout, ends)
-    rows = _runs(table, entity, entities, layout, level)
+    rows = runs(table, entity, entities, layout, level)
     index = [(keys[pair // len(entities)], entities[pair % len(entities)]) for pair in joined.tolist()]
     return rows, index
 
@@ -236,9 +243,10 @@ def _stored(changes: RowChanges, layout: ChangeLayout) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=layout.stored)
 
 
-def _runs(
+def runs(
     table: pa.Table, entity: I64, entities: Sequence[bytes], layout: ChangeLayout, level: int
 ) -> list[SegmentRow]:
+    """Changes of the stored columns as rows to append; ``entity`` numbers each one's in ``entities``."""
     changed_at = instants(single(table, layout.changed_at), null=NEVER)
     order = np.lexsort((changed_at, entity))
     table, entity, changed_at = table.take(pa.array(order)), entity[order], changed_at[order]

@@ -15,11 +15,12 @@ SEGMENT_LEVEL = 0
 # What became of each delivered row, per source and partition (law 6).
 COUNTER_KINDS = (
     "delivered", "accepted", "corrected", "duplicate", "keyless", "rejected", "ignored", "late",
-    "dead_lettered",
+    "dead_lettered", "forgotten",
 )  # fmt: skip
 
 TimelineState = Literal["filling", "current", "retired"]
 ViewState = Literal["filling", "current", "pinned", "dropped"]
+ForgottenState = Literal["erasing", "done"]
 Roles = Mapping[str, "str | Sequence[str] | None"]
 
 
@@ -29,6 +30,17 @@ class SegmentRow(NamedTuple):
     entity_key: bytes
     level: int
     start: int
+    versions: int
+    payload: bytes
+
+
+class StoredRow(NamedTuple):
+    """A segment or delta with all that names it in its timeline version."""
+
+    entity_key: bytes
+    level: int
+    start: int
+    commit_number: int
     versions: int
     payload: bytes
 
@@ -111,6 +123,19 @@ class ViewVersion:
     state: ViewState
     created_commit: int
     switched_commit: int | None
+
+
+@dataclass(frozen=True)
+class ForgottenKey:
+    """A key that is forgotten: its columns, sorted, and its digest. ``counts``: what has been erased so far;
+    ``state``: "erasing" until nothing is left."""
+
+    columns: tuple[str, ...]
+    digest: str
+    state: ForgottenState
+    counts: Mapping[str, int]
+    commit_number: int
+    committed_at_us: int
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from featurestore.dsl.entity import Entity
@@ -21,6 +21,7 @@ from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan, feature_fingerprint, fingerprint
 from featurestore.plan.spec import decode, encode
 from featurestore.store.commit import Commit
+from featurestore.store.forgotten import Forgotten, read_forgotten
 from featurestore.store.records import Definition, TimelineVersion, ViewVersion
 from featurestore.store.snapshot import Snapshot
 
@@ -43,7 +44,8 @@ class AppliedView:
 @dataclass(frozen=True)
 class Registry:
     """What one state of the store knows by name: each view's current version, every readable version by
-    ``view@version``, the timelines that are written, services, and the applied definitions."""
+    ``view@version``, the timelines that are written, services, the applied definitions, and what is
+    forgotten."""
 
     commit_number: int
     current: Mapping[str, AppliedView]
@@ -52,6 +54,7 @@ class Registry:
     services: Mapping[str, ServicePlan]
     sources: Mapping[str, SourcePlan]
     definitions: Mapping[tuple[str, str], Definition]
+    forgotten: Forgotten = field(default_factory=Forgotten)
 
     def view(self, name: str) -> AppliedView:
         """The view that ``view`` or ``view@version`` names; an error says what there is, or that it isn't
@@ -97,7 +100,16 @@ def read_registry(snapshot: Snapshot) -> Registry:
         if kind == "source"
     }
     written = tuple(timeline for timeline in timelines.values() if timeline.state != "retired")
-    return Registry(snapshot.registry_commit, current, versions, written, services, sources, definitions)
+    return Registry(
+        snapshot.registry_commit,
+        current,
+        versions,
+        written,
+        services,
+        sources,
+        definitions,
+        read_forgotten(snapshot, timelines.values()),
+    )
 
 
 @dataclass(frozen=True)
@@ -293,6 +305,9 @@ def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
         timeline_id = made.get(plan.timeline_fingerprint) if timeline is None else timeline.id
         if timeline_id is None:
             timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
+            own = tuple(sorted(plan.entity.keys))
+            if own not in registry.forgotten.scopes.get(plan.source.name, ()):
+                commit.forget_more(own)
         version_id = commit.add_view_version(
             view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
         )

@@ -16,9 +16,11 @@ from featurestore.store.records import (
     Arrival,
     CounterKey,
     Definition,
+    ForgottenKey,
     LoadedFile,
     Progress,
     Sizes,
+    StoredRow,
     TimelineVersion,
     Truncate,
     ViewVersion,
@@ -26,8 +28,10 @@ from featurestore.store.records import (
 from featurestore.store.tables import (
     arrivals,
     backfill_progress,
+    commits,
     counters,
     definitions,
+    forgotten,
     identities,
     loaded_files,
     segments,
@@ -87,15 +91,26 @@ class Snapshot:
         )
         return [row[0] for row in rows]
 
-    def arrivals(self, source: str, *, after: int = 0, up_to: int | None = None) -> list[Arrival]:
-        """The pushes of a source, oldest first, whose rows have numbers in ``(after, up_to]``."""
+    def entity_count(self, timeline_version_id: int) -> int:
+        """How many entities a timeline version holds something of. Walks over their keys."""
+        c = segments.c
+        query = select(func.count(c.entity_key.distinct())).where(
+            c.timeline_version_id == timeline_version_id
+        )
+        return int(self._rows(query)[0][0])
+
+    def arrivals(
+        self, source: str, *, after: int = 0, up_to: int | None = None, limit: int | None = None
+    ) -> list[Arrival]:
+        """The pushes of a source, oldest first, whose rows have numbers in ``(after, up_to]``: all of them,
+        or ``limit``."""
         c = arrivals.c
         query = select(c.first_number, c.rows, c.arrived_at_us, c.payload).where(
             c.source == source, c.first_number > after
         )
         if up_to is not None:
             query = query.where(c.first_number + c.rows - 1 <= up_to)
-        return [Arrival(*row) for row in self._rows(query.order_by(c.first_number))]
+        return [Arrival(*row) for row in self._rows(query.order_by(c.first_number).limit(limit))]
 
     def definitions(self) -> list[Definition]:
         """What was applied last, by kind and name."""
@@ -146,6 +161,34 @@ class Snapshot:
         c = backfill_progress.c
         query = select(c.part, c.done, c.total).where(c.timeline_version_id == timeline_version_id)
         return {part: Progress(done, total) for part, done, total in self._rows(query.order_by(c.part))}
+
+    def forgotten(self) -> list[ForgottenKey]:
+        """The keys that are forgotten, in the order in which they were."""
+        c = forgotten.c
+        query = (
+            select(c.columns, c.digest, c.state, c.counts, c.commit_number, commits.c.committed_at_us)
+            .join(commits, commits.c.number == c.commit_number)
+            .order_by(c.id)
+        )
+        return [
+            ForgottenKey(tuple(json.loads(columns)), digest, state, json.loads(counts), number, at_us)
+            for columns, digest, state, counts, number, at_us in self._rows(query)
+        ]
+
+    def stored_rows(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> list[StoredRow]:
+        """The rows of some entities as they lie in the store, for rewriting them."""
+        c = segments.c
+        query = select(c.entity_key, c.level, c.start, c.commit_number, c.versions, c.payload)
+        of_these = query.where(c.timeline_version_id == timeline_version_id, c.entity_key.in_(entity_keys))
+        return [StoredRow(*row) for row in self._rows(of_these.order_by(c.entity_key))]
+
+    def rows_in(self, timeline_version_id: int, entity_key: bytes) -> list[bytes]:
+        """The keys of the rows that have been in an entity's timeline. Walks over the whole index."""
+        c = identities.c
+        query = select(c.row_key).where(
+            c.timeline_version_id == timeline_version_id, c.entity_key == entity_key
+        )
+        return [row[0] for row in self._rows(query)]
 
     def sizes(self) -> dict[int, Sizes]:
         """Timeline version -> what it takes. Walks over every row: for reports, not for requests."""

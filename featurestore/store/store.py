@@ -29,6 +29,9 @@ IDLE_READERS = 32
 # Between attempts at a commit that the database has ended.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
+# In store_meta: since when every writer has overwritten what it removed.
+OVERWRITES = "overwrites_removed"
+
 
 class Store:
     """Timelines, arrivals, the registry and the progress of backfills, in one database."""
@@ -131,6 +134,28 @@ class Store:
         with self._database.errors():
             self._database.checkpoint(self._writer)
 
+    def purge(self, *, now_us: int) -> bool:
+        """Leave nothing behind, in the store's files, of what was removed from it; False while a reader in
+        this or another process still needs some of it: try again later.
+
+        In SQLite, a store that an older release wrote is written anew once: that release did not overwrite.
+        """
+        with self.snapshot() as snapshot:
+            whole = OVERWRITES not in snapshot.meta()
+        session, database = self._writer, self._database
+        done = False
+
+        def attempt() -> None:
+            nonlocal done
+            done = database.purge(session, whole=whole)
+
+        with database.errors(), database.turn.taken(attempt, timeout_s=database.busy_timeout_s):
+            pass
+        if whole:
+            with self.commit("purge", now_us=now_us) as commit:
+                commit.add_meta(OVERWRITES, "since it was written anew")
+        return done
+
     def store_id(self) -> str:
         """The store's own name for itself, made with it; manifests carry it."""
         with self.snapshot() as snapshot:
@@ -164,8 +189,11 @@ class Store:
             # Another process may have come first; the transaction decides.
             if self._standing() != "current":
                 schema.upgrade(session.connection)
-            if session.connection.execute(select(store_meta.c.key)).first() is None:
-                session.connection.execute(insert(store_meta).values(key="store_id", value=uuid.uuid4().hex))
+            known = set(session.connection.execute(select(store_meta.c.key)).scalars())
+            if "store_id" not in known:
+                made = {"store_id": uuid.uuid4().hex, OVERWRITES: "since it was made"}
+                rows = [{"key": key, "value": value} for key, value in made.items()]
+                session.connection.execute(insert(store_meta), rows)
 
     def _standing(self) -> schema.Standing:
         database = self._database

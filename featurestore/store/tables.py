@@ -178,6 +178,20 @@ loaded_files = Table(
     _commit(),
 )
 
+# No key stands here, only its digest under ``store_meta``'s digest_key (featurestore/store/forgotten.py).
+forgotten = Table(
+    "forgotten",
+    metadata,
+    Column("id", AutoNumber, primary_key=True, autoincrement=True),
+    _text("columns"),
+    _text("digest"),
+    _text("state"),
+    _text("counts"),
+    _commit(),
+    UniqueConstraint("columns", "digest"),
+    sqlite_autoincrement=True,
+)
+
 backfill_progress = Table(
     "backfill_progress",
     metadata,

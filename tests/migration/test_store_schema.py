@@ -133,7 +133,7 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     """The day after tomorrow's release, played with a copy of the migrations that has one revision more."""
-    path = tmp_path / "store.db"
+    path, newest = tmp_path / "store.db", schema.REVISIONS[-1]
     with Store.open(path, migrate=True) as store, store.commit("ingest", now_us=1) as commit:
         commit.add_arrivals("transactions", b"kept", rows=1, arrived_at_us=1)
     migrations = tmp_path / "migrations"
@@ -142,7 +142,7 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
         '"""A column more."""\n'
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        'revision, down_revision = "9002", "0002"\n'
+        f'revision, down_revision = "9002", "{schema.REVISIONS[-1]}"\n'
         "def upgrade():\n"
         '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
     )
@@ -150,14 +150,42 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
     monkeypatch.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
     with pytest.raises(StoreVersionError, match="older than this featurestore") as error:
         Store.open(path, migrate=False)
-    assert error.value.hint == "run `featurestore migrate`" and revision_of(path) == "0002"
+    assert error.value.hint == "run `featurestore migrate`" and revision_of(path) == newest
     with Store.open(path, migrate=True) as store, store.snapshot() as snapshot:
         assert [arrival.payload for arrival in snapshot.arrivals("transactions")] == [b"kept"]
     assert revision_of(path) == "9002"
 
 
-def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_store_from_before_entities_could_be_forgotten_keeps_what_it_has(tmp_path: Path):
     path = tmp_path / "store.db"
+    database = Sqlite(path)
+    connection, raw = database.connect(writer=True)
+    database.begin_write(raw, first=True)
+    schema.upgrade(connection, "0002")
+    raw.execute("INSERT INTO store_meta (key, value) VALUES ('store_id', 'as it was')")
+    raw.execute("INSERT INTO commits VALUES (1, 1, 'ingest', '', 1, 0)")
+    raw.execute("INSERT INTO arrivals VALUES (1, 1, 'transactions', 1, x'01', 1)")
+    raw.commit()
+    connection.close()
+    with pytest.raises(StoreVersionError):
+        Store.open(path, migrate=False)
+    with Store.open(path, migrate=True) as store, store.snapshot() as snapshot:
+        meta = snapshot.meta()
+        assert meta["store_id"] == "as it was" and len(bytes.fromhex(meta["digest_key"])) == 32
+        assert snapshot.forgotten() == []
+        assert [arrival.payload for arrival in snapshot.arrivals("transactions")] == [b"\x01"]
+    # Older writers did not overwrite what they removed: the file is written anew, once.
+    with Store.open(path, migrate=False) as store:
+        assert "overwrites_removed" not in meta and store.purge(now_us=2)
+        with store.snapshot() as snapshot:
+            assert "overwrites_removed" in snapshot.meta() and snapshot.commit_number == 2
+        assert store.purge(now_us=3)
+        with store.snapshot() as snapshot:
+            assert snapshot.commit_number == 2
+
+
+def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path, newest = tmp_path / "store.db", schema.REVISIONS[-1]
     Store.migrate(path)
     migrations = tmp_path / "migrations"
     shutil.copytree(schema.migrations_directory(), migrations)
@@ -165,7 +193,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
         '"""It breaks half way."""\n'
         "import sqlalchemy as sa\n"
         "from alembic import op\n"
-        'revision, down_revision = "9002", "0002"\n'
+        f'revision, down_revision = "9002", "{schema.REVISIONS[-1]}"\n'
         "def upgrade():\n"
         '    op.add_column("arrivals", sa.Column("note", sa.Text, nullable=True))\n'
         '    raise ZeroDivisionError("half way")\n'
@@ -175,7 +203,7 @@ def test_a_migration_that_fails_leaves_the_store_as_it_was(tmp_path: Path, monke
         tomorrow.setattr(schema, "REVISIONS", (*schema.REVISIONS, "9002"))
         with pytest.raises(ZeroDivisionError):
             Store.open(path, migrate=True)
-    assert revision_of(path) == "0002"
+    assert revision_of(path) == newest
     with sqlite3.connect(path) as connection:
         assert "note" not in [row[1] for row in connection.execute("PRAGMA table_info(arrivals)")]
     connection.close()

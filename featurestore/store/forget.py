@@ -1,0 +1,326 @@
+"""Forgetting: an entity leaves the store for good, its timelines, its part in others' and what was pushed.
+
+Time: none decides anything. The first commit puts the key on the list: from it on, no host answers with what
+the key holds or takes it in. What is stored is then rewritten in short commits; killed at any moment, it is
+gone on with by forgetting the same key again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import pyarrow as pa
+
+from featurestore.dtypes import DType, instant_text, parse
+from featurestore.errors import RequestError
+from featurestore.log.cast import cast_rows
+from featurestore.plan.nodes import SourcePlan
+from featurestore.store.changes import is_table
+from featurestore.store.erasing import Found, TimelineEraser, erased_push
+from featurestore.store.forgotten import (
+    DIGEST_KEY,
+    Forgotten,
+    Gone,
+    digest,
+    key_texts,
+    own_keys,
+    read_forgotten,
+)
+from featurestore.store.records import ForgottenKey, TimelineVersion
+from featurestore.store.registry import read_registry
+from featurestore.store.snapshot import Snapshot
+from featurestore.store.store import Store
+
+# Pushes that are looked at, and rewritten, in one commit.
+PUSHES_A_COMMIT = 100
+# A request's read transaction ends in milliseconds; a training set's may take longer.
+PURGE_WAIT_S = 10.0
+
+Progress = Callable[[int, int, str], None]
+
+
+@dataclass(frozen=True)
+class ForgetReport:
+    """What became of a key. ``entities`` are all that are known by these columns; ``store_commit`` forgot it,
+    ``before`` says that it had been forgotten by then. ``erased`` counts what has left the store because of
+    it, in this run and in earlier ones: facts once for each timeline that they stood in. ``unsearched``
+    are versions of timelines whose columns can't tell whose their facts are. ``purged``: no byte is left in
+    the store's files.
+    """
+
+    entities: tuple[str, ...]
+    columns: tuple[str, ...]
+    digests: tuple[str, ...]
+    store_commit: int
+    forgotten_at: str
+    before: bool
+    erased: Mapping[str, int]
+    unsearched: tuple[str, ...]
+    purged: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "entities": list(self.entities),
+            "columns": list(self.columns),
+            "digests": list(self.digests),
+            "store_commit": self.store_commit,
+            "forgotten_at": self.forgotten_at,
+            "forgotten_before": self.before,
+            "erased": dict(self.erased),
+            "unsearched": list(self.unsearched),
+            "purged": self.purged,
+        }
+
+    def text(self) -> str:
+        """A few lines for a person; the key itself is not among them."""
+        who = " and ".join(self.entities)
+        if self.before:
+            lines = [f"{who}: forgotten at store commit {self.store_commit}, {self.forgotten_at}"]
+        else:
+            lines = [f"{who}: forgotten for good (store commit {self.store_commit})"]
+        told = [f"{n:,} {what.replace('_', ' ')}" for what, n in self.erased.items() if n]
+        if told:
+            lines.append(f"  erased: {', '.join(told)}")
+        else:
+            lines.append("  the store held nothing of it; what its logs may bring is left out from now on")
+        lines.extend(
+            f"  {name} lacks the key's columns and can't be searched: rebuild its view, drop this version"
+            for name in self.unsearched
+        )
+        if not self.purged:
+            lines.append(
+                "  a reader still needs the store's write-ahead log: run this again when it has ended"
+            )
+        return "\n".join(lines)
+
+
+def forget(
+    store: Store, entity: Mapping[str, object], *, now: Callable[[], int], progress: Progress | None = None
+) -> ForgetReport:
+    """Erase an entity, named by all its key columns, and leave its facts out for ever.
+
+    A key that nobody knows is put on the list as well: a log may hold it later. RequestError for columns that
+    are no entity's key, and for a value that no key can hold.
+    """
+    columns = tuple(sorted(entity))
+    with store.snapshot() as snapshot:
+        names, variants = _known(snapshot, columns)
+        keys = _canonical(entity, columns, variants)
+        digest_key = bytes.fromhex(snapshot.meta()[DIGEST_KEY])
+        listed = {(one.columns, one.digest) for one in snapshot.forgotten()}
+    digests = tuple(dict.fromkeys(digest(digest_key, columns, key.texts) for key in keys))
+    before = all((columns, one) in listed for one in digests)
+    if not before:
+        # The detail of a commit stays: it names the columns and no key.
+        with store.commit("forget", now_us=now(), detail=", ".join(columns)) as commit:
+            with store.snapshot() as snapshot:
+                listed = {(one.columns, one.digest) for one in snapshot.forgotten()}
+            for one in digests:
+                if (columns, one) not in listed:
+                    commit.add_forgotten(columns, one)
+    unsearched: dict[str, None] = {}
+    for one in _of(store, columns, digests):
+        if one.state == "erasing":
+            eraser = _Eraser(store, one, [key for key in keys if key.table is not None], now, progress)
+            unsearched |= dict.fromkeys(eraser.run())
+    purged = _purged(store, now)
+    made = _of(store, columns, digests)
+    first = min(made, key=lambda one: one.commit_number)
+    erased = sum((Counter(one.counts) for one in made), Counter[str]())
+    return ForgetReport(
+        names,
+        columns,
+        digests,
+        first.commit_number,
+        instant_text(first.committed_at_us),
+        before,
+        dict(erased),
+        tuple(unsearched),
+        purged,
+    )
+
+
+def finish_forgetting(store: Store, *, now: Callable[[], int]) -> None:
+    """Erase what is still there of every key on the list: what a killed run left, and what an entity's first
+    view over a source shows to be its own."""
+    with store.snapshot() as snapshot:
+        pending = [one for one in snapshot.forgotten() if one.state == "erasing"]
+    for one in pending:
+        _Eraser(store, one, (), now, None).run()
+    if pending:
+        _purged(store, now)
+
+
+def _of(store: Store, columns: tuple[str, ...], digests: Sequence[str]) -> list[ForgottenKey]:
+    with store.snapshot() as snapshot:
+        return [one for one in snapshot.forgotten() if one.columns == columns and one.digest in digests]
+
+
+def _purged(store: Store, now: Callable[[], int]) -> bool:
+    deadline_s = time.monotonic() + PURGE_WAIT_S
+    while not store.purge(now_us=now()):
+        if time.monotonic() >= deadline_s:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+# Who is meant
+
+
+@dataclass(frozen=True)
+class _Key:
+    """A key under the types of some timelines; ``table`` has its one row (None: no timeline has it)."""
+
+    texts: tuple[str, ...]
+    table: pa.Table | None
+    types: Mapping[str, str] = field(default_factory=dict)
+
+
+def _known(snapshot: Snapshot, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
+    """The entities that have a key of ``columns``, and the types that these columns have in timelines."""
+    timelines = snapshot.timeline_versions()
+    registry = read_registry(snapshot)
+    keys = {one.entity: own_keys(one) for one in timelines}
+    keys |= {view.plan.entity.name: view.plan.entity.keys for view in registry.versions.values()}
+    names = tuple(sorted(name for name, own in keys.items() if tuple(sorted(own)) == columns))
+    if not names:
+        shown = "; ".join(f"{name}: {', '.join(own)}" for name, own in sorted(keys.items()))
+        raise RequestError(
+            f"no applied entity has the key {', '.join(columns) or '(none)'}",
+            hint=f"give all key columns of one of these, like card_id=c1; {shown or 'none is applied yet'}",
+        )
+    types: list[dict[str, str]] = []
+    for one in timelines:
+        if tuple(sorted(own_keys(one))) == columns:
+            found = {name: one.columns[name] for name in columns}
+            if found not in types:
+                types.append(found)
+    return names, types
+
+
+def _canonical(
+    entity: Mapping[str, object], columns: tuple[str, ...], variants: Sequence[Mapping[str, str]]
+) -> list[_Key]:
+    """The key as each variant of types has it; one that can't hold it has no such entity."""
+    missing = [name for name in columns if entity[name] is None]
+    if missing:
+        raise RequestError(f'no value for "{missing[0]}"', hint="a null key belongs to no timeline")
+    made: list[_Key] = []
+    fact = ""
+    for types in variants:
+        dtypes: dict[str, DType] = {name: parse(text) for name, text in types.items()}
+        cast = cast_rows([dict(entity)], dtypes, timezone="UTC", time_unit=None)
+        if cast.bad is not None:
+            fact = cast.reasons[0][1]
+            continue
+        table = cast.table.select(list(columns)).combine_chunks()
+        texts = tuple(key_texts(table.column(name).combine_chunks())[0] for name in columns)
+        made.append(_Key(texts, table, types))
+    if not made and variants:
+        raise RequestError(fact, hint=", ".join(f"{name} is {text}" for name, text in variants[-1].items()))
+    return made or [_Key(tuple(str(entity[name]) for name in columns), None)]
+
+
+# Erasing
+
+
+class _Eraser:
+    """One key being erased from everything that the store holds."""
+
+    def __init__(
+        self,
+        store: Store,
+        key: ForgottenKey,
+        clear: Sequence[_Key],
+        now: Callable[[], int],
+        progress: Progress | None,
+    ) -> None:
+        self._store = store
+        self._key = key
+        self._clear = clear
+        self._now = now
+        self._tell = progress or (lambda done, total, what: None)
+
+    def run(self) -> list[str]:
+        """Erase; returns the timelines that can't be searched."""
+        with self._store.snapshot() as snapshot:
+            timelines = snapshot.timeline_versions()
+            whole = read_forgotten(snapshot, timelines)
+            plans = read_registry(snapshot).sources
+        alone = replace(whole, keys=(self._key,))
+        unsearched = []
+        for source in sorted(name for name, scope in whole.scopes.items() if self._key.columns in scope):
+            of_source = [one for one in timelines if one.source == source]
+            for timeline in of_source:
+                gone = _gone(alone, timeline)
+                if gone is None:
+                    continue
+                if not set(self._key.columns) <= {*timeline.columns, *own_keys(timeline)}:
+                    if timeline.state != "retired":
+                        unsearched.append(f"{source} by {timeline.entity}@{timeline.id}")
+                    continue
+                self._timeline(timeline, gone)
+            self._arrivals(source, _gone(alone, of_source[-1]), of_source[-1], plans.get(source))
+        with self._store.commit("forget", now_us=self._now()) as commit:
+            commit.count_forgotten(self._key, {}, "done")
+        return unsearched
+
+    def _timeline(self, timeline: TimelineVersion, gone: Gone) -> None:
+        clear = next(
+            (
+                one.table
+                for one in self._clear
+                if one.table is not None
+                and all(one.types[name] == timeline.columns.get(name) for name in self._key.columns)
+            ),
+            None,
+        )
+        eraser = TimelineEraser(self._store, timeline, gone, clear)
+        what = f"{timeline.source} by {timeline.entity}"
+        for found in eraser.steps():
+            self._commit(found)
+            self._tell(found.done, max(found.total, found.done), what)
+
+    def _commit(self, found: Found) -> None:
+        if found.write is None:
+            return
+        with self._store.commit("forget", now_us=self._now()) as commit:
+            erased = found.write(commit)
+            commit.count_forgotten(self._key, erased, "erasing")
+
+    def _arrivals(
+        self, source: str, gone: Gone | None, timeline: TimelineVersion, plan: SourcePlan | None
+    ) -> None:
+        if gone is None:
+            return
+        after = 0
+        with self._store.snapshot() as snapshot:
+            total = snapshot.last_arrival
+        while True:
+            with self._store.snapshot() as snapshot:
+                pushes = snapshot.arrivals(source, after=after, limit=PUSHES_A_COMMIT)
+            if not pushes:
+                return
+            found = [(one, erased_push(one.payload, gone, timeline, plan)) for one in pushes]
+            changed = [(one.first_number, made) for one, made in found if made is not None]
+            if changed:
+                with self._store.commit("forget", now_us=self._now()) as commit:
+                    for number, (payload, _) in changed:
+                        commit.rewrite_arrival(number, payload)
+                    rows = sum(rows for _, (_, rows) in changed)
+                    commit.count_forgotten(self._key, {"pushed_rows": rows}, "erasing")
+            after = pushes[-1].first_number
+            self._tell(after, max(total, after), f"pushed to {source}")
+
+
+def _gone(alone: Forgotten, timeline: TimelineVersion) -> Gone | None:
+    primary_key: tuple[str, ...] = ()
+    if is_table(timeline):
+        named = timeline.roles["primary_key"]
+        primary_key = (named,) if isinstance(named, str) else tuple(named or ())
+    return alone.of(timeline.source, primary_key)
