@@ -123,9 +123,9 @@ def forget(
                 if (columns, one) not in listed:
                     commit.add_forgotten(columns, one)
     unsearched: dict[str, None] = {}
-    for one in _of(store, columns, digests):
-        if one.state == "erasing":
-            eraser = _Eraser(store, one, [key for key in keys if key.table is not None], now, progress)
+    for listed_key in _of(store, columns, digests):
+        if listed_key.state == "erasing":
+            eraser = _Eraser(store, listed_key, keys, now, progress)
             unsearched |= dict.fromkeys(eraser.run())
     purged = _purged(store, now)
     made = _of(store, columns, digests)
