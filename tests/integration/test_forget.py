@@ -25,7 +25,7 @@ from hypothesis import strategies as st
 from featurestore import FeatureStore
 from featurestore.batch import change_fill, fill
 from featurestore.cli.application import run
-from featurestore.errors import RequestError
+from featurestore.errors import ManifestError, RequestError
 from featurestore.store import erasing, forget
 from featurestore.store.forgotten import digest
 from featurestore.testing.reference import Row
@@ -78,6 +78,18 @@ def test_every_answer_is_as_if_the_log_had_never_held_the_entity(project: Projec
     assert report.erased["timelines"] == 5  # transactions by card and by three pairs, orders by card
     assert min(report.erased["facts"], report.erased["pushed_rows"]) > 0
     assert project.mismatches(store, of_card(GONE)) == []
+
+
+def test_it_is_so_on_each_database(tmp_path: Path, empty_store_url: str):
+    project = Project(tmp_path / "project")
+    (project.root / "featurestore.toml").write_text(f'[store]\nurl = "{empty_store_url}"\n')
+    with project.open() as store:
+        project.fill(store, generated(8, rows=40))
+        report = store.forget({"card_id": GONE})
+        assert report.purged and report.erased["facts"] > 0
+        assert project.mismatches(store, of_card(GONE)) == []
+        store.backfill(rebuild=True)
+        assert project.mismatches(store, of_card(GONE)) == []
 
 
 def test_the_entity_is_answered_for_as_one_that_nobody_knows(store: FeatureStore):
@@ -269,9 +281,20 @@ def test_later_manifests_say_what_was_forgotten_and_no_key(project: Project, sto
     assert after.manifest["sources"]["transactions"]["entities"]["card"]["forgotten"] > 0
     assert after.manifest["content"]["sha256"] != before.manifest["content"]["sha256"]
     assert GONE not in json.dumps(after.manifest)
-    with store.store.snapshot() as snapshot:
-        arrivals = after.manifest["sources"]["transactions"]["log"]["arrivals"]
-        assert arrivals == before.manifest["sources"]["transactions"]["log"]["arrivals"]  # numbers stay
+    was, now = (one.manifest["sources"]["transactions"]["log"]["arrivals"] for one in (before, after))
+    assert (now["rows"], now["last"]) == (was["rows"], was["last"])  # numbers stay
+
+
+def test_a_training_set_from_before_is_not_made_again_and_it_says_why(store: FeatureStore):
+    spine = pa.table({"card_id": CARDS, "ts": [AS_OF] * len(CARDS)})
+    before = store.training_set(spine, "card_activity")
+    report = store.forget({"card_id": GONE})
+    after = store.training_set(spine, "card_activity")
+    with pytest.raises(ManifestError) as error:
+        store.reproduce(before.manifest, spine)
+    assert "an entity by card_id" in str(error.value) and report.digests[0] in str(error.value)
+    assert f"forgotten at store commit {report.store_commit}" in str(error.value)
+    assert store.reproduce(after.manifest, spine).table.equals(after.table)
 
 
 def test_a_source_that_joins_the_entity_later_is_searched_then(tmp_path: Path):

@@ -159,14 +159,16 @@ def test_an_older_store_asks_for_migrate_and_is_brought_forward(
 def test_a_store_from_before_entities_could_be_forgotten_keeps_what_it_has(tmp_path: Path):
     path = tmp_path / "store.db"
     database = Sqlite(path)
-    connection, raw = database.connect(writer=True)
-    database.begin_write(raw, first=True)
-    schema.upgrade(connection, "0002")
+    session = database.session(writer=True)
+    session.begin_write(first=True)
+    schema.upgrade(session.connection, "0002")
+    raw = session.raw
     raw.execute("INSERT INTO store_meta (key, value) VALUES ('store_id', 'as it was')")
     raw.execute("INSERT INTO commits VALUES (1, 1, 'ingest', '', 1, 0)")
     raw.execute("INSERT INTO arrivals VALUES (1, 1, 'transactions', 1, x'01', 1)")
-    raw.commit()
-    connection.close()
+    session.commit()
+    session.rollback()
+    session.close()
     with pytest.raises(StoreVersionError):
         Store.open(path, migrate=False)
     with Store.open(path, migrate=True) as store, store.snapshot() as snapshot:
