@@ -82,7 +82,7 @@ class ForgetReport:
             lines = [f"{who}: forgotten at store commit {self.store_commit}, {self.forgotten_at}"]
         else:
             lines = [f"{who}: forgotten for good (store commit {self.store_commit})"]
-        told = [f"{n:,} {what.replace('_', ' ')}" for what, n in self.erased.items() if n]
+        told = [_told(n, what.replace("_", " ")) for what, n in self.erased.items() if n]
         if told:
             lines.append(f"  erased: {', '.join(told)}")
         else:
@@ -96,6 +96,10 @@ class ForgetReport:
                 "  a reader still needs the store's write-ahead log: run this again when it has ended"
             )
         return "\n".join(lines)
+
+
+def _told(n: int, what: str) -> str:
+    return f"{n:,} {what if n != 1 else what.removesuffix('s')}"
 
 
 def forget(
@@ -184,9 +188,7 @@ class _Key:
 def _known(snapshot: Snapshot, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """The entities that have a key of ``columns``, and the types that these columns have in timelines."""
     timelines = snapshot.timeline_versions()
-    registry = read_registry(snapshot)
     keys = {one.entity: own_keys(one) for one in timelines}
-    keys |= {view.plan.entity.name: view.plan.entity.keys for view in registry.versions.values()}
     names = tuple(sorted(name for name, own in keys.items() if tuple(sorted(own)) == columns))
     if not names:
         shown = "; ".join(f"{name}: {', '.join(own)}" for name, own in sorted(keys.items()))
