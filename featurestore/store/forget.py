@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import pyarrow as pa
@@ -20,7 +21,8 @@ from featurestore.errors import RequestError
 from featurestore.log.cast import cast_rows
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.changes import is_table
-from featurestore.store.erasing import Found, TimelineEraser, erased_push
+from featurestore.store.commit import Commit
+from featurestore.store.erasing import TimelineEraser, erased_push
 from featurestore.store.forgotten import (
     DIGEST_KEY,
     Forgotten,
@@ -30,7 +32,7 @@ from featurestore.store.forgotten import (
     own_keys,
     read_forgotten,
 )
-from featurestore.store.records import ForgottenKey, TimelineVersion
+from featurestore.store.records import ForgottenKey, ForgottenState, TimelineVersion
 from featurestore.store.registry import read_registry
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
@@ -120,12 +122,13 @@ def forget(
     before = all((columns, one) in listed for one in digests)
     if not before:
         # The detail of a commit stays: it names the columns and no key.
-        with store.commit("forget", now_us=now(), detail=", ".join(columns)) as commit:
-            with store.snapshot() as snapshot:
-                listed = {(one.columns, one.digest) for one in snapshot.forgotten()}
-            for one in digests:
-                if (columns, one) not in listed:
-                    commit.add_forgotten(columns, one)
+        for attempt in store.attempts("forget", now_us=now(), detail=", ".join(columns)):
+            with attempt as commit:
+                with store.snapshot() as snapshot:
+                    listed = {(one.columns, one.digest) for one in snapshot.forgotten()}
+                for one in digests:
+                    if (columns, one) not in listed:
+                        commit.add_forgotten(columns, one)
     unsearched: dict[str, None] = {}
     for listed_key in _of(store, columns, digests):
         if listed_key.state == "erasing":
@@ -268,8 +271,7 @@ class _Eraser:
                     continue
                 self._timeline(timeline, gone)
             self._arrivals(source, _gone(alone, of_source[-1]), of_source[-1], plans.get(source))
-        with self._store.commit("forget", now_us=self._now()) as commit:
-            commit.count_forgotten(self._key, {}, "done")
+        self._write(lambda commit: {}, state="done")
         return unsearched
 
     def _timeline(self, timeline: TimelineVersion, gone: Gone) -> None:
@@ -285,15 +287,14 @@ class _Eraser:
         eraser = TimelineEraser(self._store, timeline, gone, clear)
         what = f"{timeline.source} by {timeline.entity}"
         for found in eraser.steps():
-            self._commit(found)
+            if found.write is not None:
+                self._write(found.write)
             self._tell(found.done, max(found.total, found.done), what)
 
-    def _commit(self, found: Found) -> None:
-        if found.write is None:
-            return
-        with self._store.commit("forget", now_us=self._now()) as commit:
-            erased = found.write(commit)
-            commit.count_forgotten(self._key, erased, "erasing")
+    def _write(self, erase: Callable[[Commit], Mapping[str, int]], state: ForgottenState = "erasing") -> None:
+        for attempt in self._store.attempts("forget", now_us=self._now()):
+            with attempt as commit:
+                commit.count_forgotten(self._key, erase(commit), state)
 
     def _arrivals(
         self, source: str, gone: Gone | None, timeline: TimelineVersion, plan: SourcePlan | None
@@ -309,15 +310,17 @@ class _Eraser:
             if not pushes:
                 return
             found = [(one, erased_push(one.payload, gone, timeline, plan)) for one in pushes]
-            changed = [(one.first_number, made) for one, made in found if made is not None]
+            changed = [(one.first_number, *made) for one, made in found if made is not None]
             if changed:
-                with self._store.commit("forget", now_us=self._now()) as commit:
-                    for number, (payload, _) in changed:
-                        commit.rewrite_arrival(number, payload)
-                    rows = sum(rows for _, (_, rows) in changed)
-                    commit.count_forgotten(self._key, {"pushed_rows": rows}, "erasing")
+                self._write(partial(_rewrite, changed))
             after = pushes[-1].first_number
             self._tell(after, max(total, after), f"pushed to {source}")
+
+
+def _rewrite(pushes: Sequence[tuple[int, bytes, int]], commit: Commit) -> dict[str, int]:
+    for number, payload, _ in pushes:
+        commit.rewrite_arrival(number, payload)
+    return {"pushed_rows": sum(rows for _, _, rows in pushes)}
 
 
 def _gone(alone: Forgotten, timeline: TimelineVersion) -> Gone | None:

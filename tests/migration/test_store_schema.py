@@ -17,6 +17,7 @@ from alembic.script import ScriptDirectory
 from featurestore.errors import StoreVersionError
 from featurestore.store import SEGMENT_LEVEL, SegmentRow, Store, schema
 from featurestore.store.database import Session
+from featurestore.store.sqlite import Sqlite
 from featurestore.store.store import _database
 from featurestore.store.tables import metadata
 
