@@ -15,7 +15,10 @@ FeatureStoreError                 what all of them are
     ├── StoreVersionError         a store from another version of the schema
     ├── StoreUnavailableError     can't open, read-only, disk full, locked for too long
     │   └── StoreInterruptedError the database ended a transaction: nothing was kept, it may be tried again
-    └── BackfillError             a backfill that can't go on
+    ├── BackfillError             a backfill that can't go on
+    └── StreamError               a topic, or a position in it, that a worker can't go on from
+        ├── FencedError           a worker whose partition was given to another
+        └── StalePositionError    a batch that doesn't begin where the store stands
 
 The first line names the thing and the fact; ``hint`` tells the way out.
 """
@@ -107,6 +110,23 @@ class StoreInterruptedError(StoreUnavailableError):
 
 class BackfillError(StoreError):
     """A backfill that can't go on."""
+
+
+class StreamError(StoreError):
+    """A stream that can't go on."""
+
+
+class FencedError(StreamError):
+    """A commit of a worker that has lost its partition: nothing of it was written."""
+
+    def __init__(self, fact: str, *, hint: str | None = None, topic: str = "", partition: int = -1) -> None:
+        super().__init__(fact, hint=hint)
+        self.topic = topic
+        self.partition = partition
+
+
+class StalePositionError(StreamError):
+    """A batch that doesn't begin where the store stands: nothing of it was written."""
 
 
 def suggestion(name: str, known: Iterable[str], *, what: str = "names") -> str:

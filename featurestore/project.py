@@ -125,7 +125,7 @@ def collect(values: Mapping[str, object]) -> Declarations:
 def compile_declarations(declarations: Declarations, root: Path) -> Plans:
     """Plans of all declarations; the columns of each source's log are looked up below ``root``."""
     from featurestore.log.changes import change_columns, effective
-    from featurestore.log.schema import declared_columns, source_columns
+    from featurestore.log.schema import source_columns, typed_columns
     from featurestore.log.zones import zone_info
 
     sources: dict[str, SourcePlan] = {}
@@ -140,7 +140,7 @@ def compile_declarations(declarations: Declarations, root: Path) -> Plans:
             sources[name] = table_plan(source, change_columns(source, keys, root), *effective(source))
             continue
         if source.log is None:
-            columns = declared_columns(source, {}, keys)
+            columns = typed_columns(source, keys)
         else:
             columns = source_columns(source, keys, root)
         sources[name] = source_plan(source, columns)

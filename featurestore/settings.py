@@ -69,6 +69,30 @@ class ServingSettings(BaseModel):
     log_requests: bool = False
 
 
+class StreamingSettings(BaseModel):
+    """Workers that consume topics."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    bootstrap_servers: str = Field("localhost:9092", min_length=1, description="brokers, host:port,...")
+    group: str = Field("featurestore", min_length=1, description="the consumer group of this store's workers")
+    instance: str | None = Field(
+        None, min_length=1, description="this host's name in the group; absent = its hostname"
+    )
+    client: dict[str, str | int | float | bool] = Field(
+        default_factory=dict, description="further options of kafka-python's clients, as security_protocol"
+    )
+    batch_messages: int = Field(5_000, ge=1, description="most messages of a commit")
+    poll_timeout_s: float = Field(0.5, gt=0, description="longest wait for messages")
+    session_timeout_s: float = Field(
+        45.0, gt=0, description="a worker that is silent for so long loses its partitions"
+    )
+    max_value_bytes: int = Field(1_000_000, ge=1, description="longer values are dead letters")
+    metrics_port: int | None = Field(
+        None, ge=1, le=65535, description="/metrics of the first worker; the others count up from it"
+    )
+
+
 class Settings(BaseSettings):
     """All settings of a project."""
 
@@ -78,6 +102,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     serving: ServingSettings = ServingSettings()
+    streaming: StreamingSettings = StreamingSettings()
 
     @classmethod
     def settings_customise_sources(

@@ -1,2 +1,2 @@
-"""Stream workers: a thin shell that polls, decodes, steps and writes; not built yet (see
-docs/architecture.md)."""
+"""Stream workers: topics into the store, each message exactly once. Started by ``featurestore stream``, or as
+``python -m streaming``."""

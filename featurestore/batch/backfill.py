@@ -23,12 +23,14 @@ from featurestore.batch.fill import Fill, ForgottenMeanwhileError
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
 from featurestore.errors import BackfillError, RowError, UnknownNameError, suggestion
+from featurestore.log.archive import archived
 from featurestore.log.files import list_files
 from featurestore.plan.nodes import ViewPlan
 from featurestore.plan.spec import encode
 from featurestore.store import Snapshot, Store, TimelineVersion
 from featurestore.store.changes import is_table
-from featurestore.store.registry import AppliedView, Registry, matching_version, new_timeline, read_registry
+from featurestore.store.filling import filling_version, finish
+from featurestore.store.registry import Registry, matching_version, new_timeline, read_registry
 from featurestore.store.versions import retire_unread, sweep
 
 
@@ -92,7 +94,8 @@ def backfill(
                 raise
             before = ", ".join(f"{one.source} by {one.entity}" for one in filled)
             raise RowError(f"{error.fact}\n  filled before it: {before}", hint=error.hint) from None
-        report.switched = _finish(store, timeline, now)
+        done = finish(store, timeline, now, log_is_whole=True)
+        report.switched, report.waits = done.switched, done.waits
         filled.append(report)
     if filled:
         store.checkpoint()
@@ -146,65 +149,16 @@ def _check_applied(registry: Registry, plan: ViewPlan) -> None:
     raise BackfillError(f'feature view "{plan.name}" {fact}', hint='run "featurestore apply"')
 
 
-def _filling(registry: Registry, plan: ViewPlan) -> AppliedView | None:
-    """The newest version of a view that means what is declared and is not filled yet."""
-    found = [
-        view
-        for view in registry.versions.values()
-        if view.plan.name == plan.name
-        and view.version.state == "filling"
-        and view.version.fingerprint == plan.fingerprint
-        and view.timeline.state != "retired"
-    ]
-    return max(found, key=lambda view: view.version.version, default=None)
-
-
 def _targets(store: Store, chosen: Mapping[str, ViewPlan]) -> list[tuple[TimelineVersion, ViewPlan]]:
     """The timeline versions to fill, each once, with a view that reads it."""
     with store.snapshot() as snapshot:
         registry = read_registry(snapshot)
     found: dict[int, tuple[TimelineVersion, ViewPlan]] = {}
     for plan in chosen.values():
-        view = _filling(registry, plan) or matching_version(registry, plan)
+        view = filling_version(registry, plan) or matching_version(registry, plan)
         assert view is not None
         found.setdefault(view.timeline.id, (view.timeline, plan))
     return list(found.values())
-
-
-def _finish(store: Store, timeline: TimelineVersion, now: Callable[[], int]) -> list[str]:
-    """Switch the views that waited for a timeline version, all at once; returns their names with their
-    versions."""
-    with store.snapshot() as snapshot:
-        if not _waiting(read_registry(snapshot), timeline) and timeline.state == "current":
-            return []
-    switched = []
-    with store.commit("switch", now_us=now(), detail=timeline.source) as commit:
-        with store.snapshot() as snapshot:
-            registry = read_registry(snapshot)
-        if timeline.id not in {one.id for one in registry.timelines}:
-            raise BackfillError(
-                f'source "{timeline.source}": the version that was filled was dropped',
-                hint='run "featurestore apply"',
-            )
-        commit.set_timeline_state(timeline.id, "current")
-        for view in _waiting(registry, timeline):
-            applied = registry.definitions.get(("feature_view", view.plan.name))
-            newest = _filling(registry, view.plan)
-            if applied is not None and applied.fingerprint == view.version.fingerprint and newest == view:
-                commit.switch_view(view.version.id)
-                switched.append(view.label)
-            else:
-                # Filled, but no longer what is declared: readable by its version's name.
-                commit.set_view_state(view.version.id, "pinned")
-    return switched
-
-
-def _waiting(registry: Registry, timeline: TimelineVersion) -> list[AppliedView]:
-    return [
-        view
-        for view in registry.versions.values()
-        if view.timeline.id == timeline.id and view.version.state == "filling"
-    ]
 
 
 # Rebuilding
@@ -214,7 +168,7 @@ def _begin_rebuild(store: Store, root: Path, chosen: Mapping[str, ViewPlan], now
     """New timeline versions and new versions of the views over them, where none is begun that can go on."""
     with store.snapshot() as snapshot:
         registry = read_registry(snapshot)
-        begun = {name: _filling(registry, plan) for name, plan in chosen.items()}
+        begun = {name: filling_version(registry, plan) for name, plan in chosen.items()}
         goes_on = {
             name: view is not None and _holds_what_the_log_has(snapshot, root, view.timeline, chosen[name])
             for name, view in begun.items()
@@ -246,9 +200,8 @@ def _holds_what_the_log_has(
     snapshot: Snapshot, root: Path, timeline: TimelineVersion, plan: ViewPlan
 ) -> bool:
     """Whether every file that is loaded, by half too, is in the log as it was then, under the same types."""
-    now_in_log = (
-        {} if plan.source.log is None else {file.shown: file for file in list_files(plan.source.log, root)}
-    )
+    log = archived(plan.source, root).log
+    now_in_log = {} if log is None else {file.shown: file for file in list_files(log, root)}
     hashes = {path: file.sha256 for path, file in snapshot.loaded_files(timeline.id).items()}
     stands = standing(snapshot.progress(timeline.id))
     for span in (*stands.spans, *((stands.rest,) if stands.rest else ())):

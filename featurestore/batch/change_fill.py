@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -35,6 +35,7 @@ from featurestore.dtypes import BOOL, INT64
 from featurestore.errors import BackfillError
 from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
+from featurestore.log.archive import archived
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.origins import Origins, Place
@@ -95,7 +96,7 @@ class ChangeFill:
         self._store = store
         self._root = root
         self._timeline = timeline
-        self._plan = plan
+        self._plan = plan = replace(plan, source=archived(plan.source, root))
         self._layout = ChangeLayout.of(timeline)
         self._now = now
         self._tell = progress or (lambda done, total, what: None)

@@ -27,6 +27,7 @@ from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.kernel.versions import HASH_COLUMN
+from featurestore.log.archive import archived
 from featurestore.log.cast import cast_table
 from featurestore.log.change_columns import not_of_the_row
 from featurestore.log.changes import Changes, read_changes
@@ -77,7 +78,7 @@ class Reader:
 
     def facts(self, view: ViewPlan, features: Sequence[Feature]) -> Facts:
         """All versions that ``features`` of ``view``'s source and entity may need."""
-        source = view.source
+        source = archived(view.source, self._root)
         roles, wanted = _needed(view, features)
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
         parts: list[pa.Table] = []

@@ -12,7 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +26,7 @@ from featurestore.batch.spans import Span, Standing, standing
 from featurestore.errors import BackfillError
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.versions import single
+from featurestore.log.archive import archived
 from featurestore.log.files import LogFile, list_files
 from featurestore.plan.nodes import ViewPlan
 from featurestore.store import SEGMENT_LEVEL, Arrival, Commit, LoadedFile, Store, TimelineVersion
@@ -81,7 +82,7 @@ class Fill:
         self._store = store
         self._root = root
         self._timeline = timeline
-        self._plan = plan
+        self._plan = plan = replace(plan, source=archived(plan.source, root))
         self._layout = Layout.of(timeline)
         self._now = now
         self._tell = progress or (lambda done, total, what: None)

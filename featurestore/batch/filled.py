@@ -47,6 +47,7 @@ class Filled:
     updates_of_unseen_rows: int = 0
     rejected: list[Rejected] = field(default_factory=list)
     switched: list[str] = field(default_factory=list)
+    waits: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "counts": dict(self.counts)}
@@ -85,4 +86,6 @@ class Filled:
                     f"  {what} since it was loaded, its facts stay (--rebuild follows the log): {shown}"
                 )
         lines.extend(f"  now served: {view}" for view in self.switched)
+        if self.waits:
+            lines.append(f"  not served yet, it waits for {self.waits}")
         return "\n".join(lines)

@@ -24,6 +24,7 @@ from featurestore.dsl.log import DuckDBTable, Log, Parquet
 from featurestore.errors import LogError, ManifestError, SpineError, UnknownNameError
 from featurestore.kernel.feature import Feature
 from featurestore.log import duckdb_tables
+from featurestore.log.archive import archive_of
 from featurestore.log.files import LogFile, listed_before
 from featurestore.log.spines import file_log
 from featurestore.plan.compile import resolve
@@ -126,10 +127,11 @@ def _definition_differences(recorded: Recorded, views: dict[str, ViewPlan]) -> I
 def _log_differences(recorded: Recorded, views: dict[str, ViewPlan], root: Path) -> Iterator[Difference]:
     sources = {view.source.name: view.source for view in views.values()}
     for name, source in sources.items():
-        if source.log is None:
+        log = source.log or archive_of(source)
+        if log is None:
             continue
         for one in recorded.sources[name].log.files:
-            yield from _of_file(f'of source "{name}"', source.log, one, root)
+            yield from _of_file(f'of source "{name}"', log, one, root)
 
 
 def _of_file(

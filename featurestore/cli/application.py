@@ -24,6 +24,7 @@ from featurestore.cli import (
     loading,
     online,
     store,
+    streams,
     training_set,
 )
 from featurestore.cli.output import report_error
@@ -48,6 +49,8 @@ app.command(short_help="Show what differs between two horizons of knowledge, and
     compare_knowledge.compare_knowledge
 )
 app.command(short_help="Push rows into a source.")(loading.ingest)
+app.command(short_help="Consume topics into the store.")(streams.stream)
+app.add_typer(streams.dead_letters, name="dead-letters")
 app.command(short_help="Serve features over HTTP.")(online.serve)
 app.command(short_help="Fetch features, or explain their values.")(online.get)
 app.command(short_help="Erase an entity for good.")(forget.forget)

@@ -136,6 +136,14 @@ class DuckDBTable:
         return self.table
 
 
+@dataclass(frozen=True)
+class Archive(Parquet):
+    """What a stream has kept of a topic: Parquet files by topic, partition and range of offsets. Nobody
+    declares it: it is the log of a source that has none but a topic."""
+
+    hive_partitioning: bool | None = False
+
+
 Log: TypeAlias = Parquet | CSV | JSONLines | DuckDBTable
 
 

@@ -16,17 +16,57 @@ from featurestore.errors import DefinitionError
 TIME_UNITS = ("s", "ms", "us", "ns")
 
 
+TOPIC_FORMATS = ("json", "debezium")
+
+
 @dataclass(frozen=True)
 class KafkaTopic:
-    """A topic whose messages belong to a source's log."""
+    """A topic whose messages belong to a source's log.
+
+    ``format``: ``"json"``, a value is one JSON object, the row (of a table source with ``format="debezium"``,
+    the envelope); ``"debezium"``, of an event source, an envelope whose ``after`` is the event. Either may
+    lie in ``payload`` beside a ``schema``. ``timestamp_column``: the declared column that is the record's
+    timestamp, whatever the value says; for example that of ``available_at``. ``dead_letters``: the topic that
+    what can't be read is copied to, by default the topic's name and ``.dead-letters``. ``archive``: where
+    ``featurestore stream --archive`` writes what it reads, a directory below the project's; by default
+    ``.featurestore/archive/`` and the source's name.
+    """
 
     name: str
+    format: str = "json"
+    timestamp_column: str | None = None
+    dead_letters: str | None = None
+    archive: str | None = None
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:
             raise DefinitionError(
                 f"topic name {self.name!r} can't be used", hint="a topic has a non-empty name"
             )
+        if self.format not in TOPIC_FORMATS:
+            raise DefinitionError(
+                f'topic "{self.name}": format {self.format!r} is unknown',
+                hint=f"formats are {', '.join(TOPIC_FORMATS)}",
+            )
+        for part in ("timestamp_column", "dead_letters", "archive"):
+            value = getattr(self, part)
+            if value is not None and (not isinstance(value, str) or not value):
+                raise DefinitionError(
+                    f'topic "{self.name}": {part}={value!r} is not a name', hint="name one, or leave it out"
+                )
+        if self.dead_letters == self.name:
+            raise DefinitionError(
+                f'topic "{self.name}": its dead letters would go to itself', hint="name another topic"
+            )
+
+    @property
+    def dead_letter_topic(self) -> str:
+        return self.dead_letters or f"{self.name}.dead-letters"
+
+    @property
+    def meaning(self) -> tuple[str, ...]:
+        """What of it the facts depend on."""
+        return (self.name, self.format, self.timestamp_column or "")
 
 
 @dataclass(frozen=True)
@@ -116,5 +156,8 @@ class EventSource:
     @property
     def structural(self) -> tuple[str, ...]:
         """The columns that the declaration names, each once."""
-        named = (self.event_time, *self.ids, self.available_at, self.version, self.deleted, self.order_by)
+        stamped = None if self.topic is None else self.topic.timestamp_column
+        named = (
+            self.event_time, *self.ids, self.available_at, self.version, self.deleted, self.order_by, stamped
+        )  # fmt: skip
         return tuple(dict.fromkeys(name for name in named if name is not None))

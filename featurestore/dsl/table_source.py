@@ -16,6 +16,7 @@ from featurestore.dsl.source import TIME_UNITS, KafkaTopic
 from featurestore.errors import DefinitionError
 
 FORMATS = ("flat", "debezium", "delta_cdf", "snapshots")
+STREAMED_FORMATS = ("flat", "debezium")
 
 OPERATIONS: Mapping[str, str] = {
     "r": "r", "read": "r", "snapshot": "r", "bootstrap-insert": "r", "load": "r",
@@ -97,6 +98,20 @@ class TableSource:
                 f"{label}: table={self.table!r} says nothing about {self.format} logs",
                 hint='only envelopes name their table: format="debezium"',
             )
+        if self.topic is not None and not isinstance(self.topic, KafkaTopic):
+            raise DefinitionError(
+                f"{label}: topic {self.topic!r} is not a topic", hint='write topic=KafkaTopic("name")'
+            )
+        if self.topic is not None and self.format not in STREAMED_FORMATS:
+            raise DefinitionError(
+                f'{label}: format "{self.format}" can\'t be streamed',
+                hint=f"a topic carries {' or '.join(STREAMED_FORMATS)}",
+            )
+        if self.topic is not None and self.topic.format != "json":
+            raise DefinitionError(
+                f'{label}: its topic has format "{self.topic.format}"',
+                hint='a table source says its format itself: format="debezium", topic=KafkaTopic("name")',
+            )
         for value, meaning in (self.operations or {}).items():
             if meaning not in ("r", "c", "u", "d", "t", "m"):
                 raise DefinitionError(
@@ -132,5 +147,6 @@ class TableSource:
             self.event_time,
             self.available_at,
             self.order_by,
+            None if self.topic is None else self.topic.timestamp_column,
         )
         return tuple(dict.fromkeys(name for name in named if name))

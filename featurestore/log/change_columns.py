@@ -101,6 +101,7 @@ def declared_change_columns(
         source.event_time,
         source.available_at,
         source.order_by,
+        None if source.topic is None else source.topic.timestamp_column,
     ]
     types = source.columns if isinstance(source.columns, Mapping) else {}
     out: dict[str, DType] = {}

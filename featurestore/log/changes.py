@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 
 from featurestore.dsl.table_source import TableSource
-from featurestore.dtypes import DType
+from featurestore.dtypes import INT64, DType
 from featurestore.errors import DefinitionError, suggestion
 from featurestore.log import debezium, delta, snapshots
 from featurestore.log.arrays import family
@@ -22,12 +22,13 @@ from featurestore.log.change_columns import (
     declared_change_columns,
     effective,
     inferred,
+    own_columns,
 )
 from featurestore.log.change_rows import Changes, RawChanges, settled
 from featurestore.log.files import LogFile
 from featurestore.log.operations import IGNORED, meanings, operation_codes, words_of
 from featurestore.log.scan import scan
-from featurestore.log.schema import raw_schema
+from featurestore.log.schema import raw_schema, raw_types, stamped_columns
 
 __all__ = ["Changes", "change_columns", "effective", "flat_changes", "read_changes"]
 
@@ -35,12 +36,13 @@ __all__ = ["Changes", "change_columns", "effective", "flat_changes", "read_chang
 def change_columns(
     source: TableSource, entity_keys: Sequence[str], root: Path, files: Sequence[LogFile] | None = None
 ) -> dict[str, DType]:
-    """The columns of the source's changes tables and their types, read from its log.
+    """The columns of the source's changes tables and their types, read from its log where it has one.
 
     They are the row's columns, as declared; ``changed_at`` and the position's; not ``__op``, which every
     changes table has at its end. A column that some files lack is null there; one of two types is a LogError.
     """
-    assert source.log is not None
+    if source.log is None:
+        return declared_change_columns(source, _typed(source), entity_keys)
     if source.format == "debezium":
         raw = debezium.row_columns(source, root, files, inferred(source, entity_keys))
         return declared_change_columns(source, raw, entity_keys)
@@ -53,6 +55,16 @@ def change_columns(
     if source.format == "snapshots":
         raw = snapshots.without_date(source, raw, root, files)
     return declared_change_columns(source, raw, entity_keys)
+
+
+def _typed(source: TableSource) -> dict[str, pa.DataType]:
+    """What a source without a log declares of its columns."""
+    changed_at, position = effective(source)
+    own = own_columns(source)
+    times = (changed_at, source.event_time, source.available_at, *stamped_columns(source.topic))
+    positions = dict.fromkeys(position, INT64.arrow)
+    types = raw_types(source.name, source.columns, times) | positions
+    return {name: arrow for name, arrow in types.items() if name not in own}
 
 
 def read_changes(

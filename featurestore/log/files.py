@@ -13,23 +13,27 @@ import gzip
 import hashlib
 import io
 import os
+import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO
 from urllib.parse import unquote
 
-from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Log, Parquet
+from featurestore.dsl.log import CSV, Archive, DuckDBTable, JSONLines, Log, Parquet
 from featurestore.errors import LogError
 
 _SUFFIXES: dict[type, tuple[str, ...]] = {
     Parquet: (".parquet", ".parq", ".pq"),
+    Archive: (".parquet",),
     CSV: (".csv", ".tsv", ".txt", ".csv.gz"),
     JSONLines: (".jsonl", ".ndjson", ".json", ".jsonl.gz", ".ndjson.gz"),
     DuckDBTable: (".duckdb", ".ddb", ".db"),
 }
+# An archive's file is named by the offsets that it holds.
+_OFFSETS = re.compile(r"^(\d+)-(\d+)\.parquet$")
 _HASH_BLOCK_BYTES = 1 << 20
 _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 
@@ -38,7 +42,8 @@ _HIVE_NULL = "__HIVE_DEFAULT_PARTITION__"
 class LogFile:
     """One file of a log. ``shown`` is its name in reports and manifests: posix text relative to the project's
     root where it lies below it, absolute otherwise. ``partitions`` are the columns that its directories
-    hold. ``rows`` is how many of a DuckDB table are read, the first inserted; None: all."""
+    hold. ``rows`` is how many of a DuckDB table are read, the first inserted; None: all. Of an archive's
+    file, rows below ``from_offset`` are in another one."""
 
     shown: str
     path: Path
@@ -46,6 +51,7 @@ class LogFile:
     mtime_ns: int
     partitions: tuple[tuple[str, str | None], ...] = ()
     rows: int | None = None
+    from_offset: int = -1
 
     def sha256(self) -> str:
         """The hash of the file's first ``size`` bytes, read now, as hex digits."""
@@ -100,13 +106,37 @@ def list_files(log: Log, root: Path) -> tuple[LogFile, ...]:
         for path in _matches(declared, log, root):
             found[_shown(path, root)] = path
     files = [_log_file(shown, path, log) for shown, path in sorted(found.items())]
+    if isinstance(log, Archive):
+        return _one_row_each(files)
     return _with_agreed_partitions(files, log)
 
 
 def listed_before(log: Log, root: Path, names: Sequence[str]) -> tuple[LogFile, ...]:
     """The files of ``log`` that an earlier ``list_files`` gave these ``shown`` names, as they are now."""
     root = Path(os.path.abspath(root))
-    return _with_agreed_partitions([_log_file(shown, root / shown, log) for shown in names], log)
+    files = [_log_file(shown, root / shown, log) for shown in names]
+    return _one_row_each(files) if isinstance(log, Archive) else _with_agreed_partitions(files, log)
+
+
+def _one_row_each(files: Iterable[LogFile]) -> tuple[LogFile, ...]:
+    """The files without those that others hold altogether; of those that overlap, each is read from where
+    the ones before it end."""
+    ranged: dict[Path, list[tuple[int, int, LogFile]]] = {}
+    kept = []
+    for file in files:
+        named = _OFFSETS.match(file.path.name)
+        if named is None:
+            kept.append(file)
+        else:
+            first, end = int(named[1]), int(named[2])
+            ranged.setdefault(file.path.parent, []).append((first, -end, file))
+    for of_partition in ranged.values():
+        covered = -1
+        for first, end, file in sorted(of_partition, key=lambda one: one[:2]):
+            if -end > covered:
+                kept.append(replace(file, from_offset=covered) if first < covered else file)
+                covered = -end
+    return tuple(sorted(kept, key=lambda file: file.shown))
 
 
 def unreadable(shown: str, error: OSError) -> LogError:

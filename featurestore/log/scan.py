@@ -10,10 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Log, Parquet
 from featurestore.log import csv_files, duckdb_tables, json_lines, parquet_files
 from featurestore.log.files import LogFile, list_files
+
+# In an archive's files, where each row is from.
+OFFSET = "__offset"
 
 
 @dataclass(frozen=True)
@@ -38,9 +42,18 @@ def scan(
     wanted = list(dict.fromkeys(columns))
     for file in list_files(log, root) if files is None else files:
         first_row = 0
-        for table in _reader(log)(log, file, wanted):
+        for table in _tables(log, file, wanted):
             yield RawBatch(_with_partitions(table, file, wanted), file, first_row)
             first_row += table.num_rows
+
+
+def _tables(log: Log, file: LogFile, wanted: list[str]) -> Iterator[pa.Table]:
+    if file.from_offset < 0:
+        yield from _reader(log)(log, file, wanted)
+        return
+    for table in _reader(log)(log, file, [*wanted, OFFSET]):
+        own = pc.greater_equal(table.column(OFFSET), file.from_offset)
+        yield table.filter(own).select([name for name in table.column_names if name != OFFSET])
 
 
 def _reader(log: Log) -> Callable[..., Iterator[pa.Table]]:

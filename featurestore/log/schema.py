@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from featurestore import dtypes
 from featurestore.dsl.log import CSV, DuckDBTable, JSONLines, Log, Parquet
-from featurestore.dsl.source import EventSource
+from featurestore.dsl.source import EventSource, KafkaTopic
 from featurestore.dtypes import BOOL, TIMESTAMP, DType
 from featurestore.errors import DefinitionError, LogError, suggestion
 from featurestore.log import csv_files, duckdb_tables, json_lines, parquet_files
@@ -83,6 +83,28 @@ def declared_columns(
         text = types.get(name)
         out[name] = _declared(name, raw[name], None if text is None else dtypes.parse(text), source)
     return out
+
+
+def typed_columns(source: EventSource, entity_keys: Sequence[str]) -> dict[str, DType]:
+    """The columns of a source without a log, as its declaration says: there is nothing to read types from."""
+    times = (source.event_time, source.available_at, *stamped_columns(source.topic))
+    return declared_columns(source, raw_types(source.name, source.columns, times), entity_keys)
+
+
+def stamped_columns(topic: KafkaTopic | None) -> tuple[str, ...]:
+    """The columns that a topic's records fill by themselves."""
+    return () if topic is None or topic.timestamp_column is None else (topic.timestamp_column,)
+
+
+def raw_types(source: str, columns: object, times: Iterable[str | None]) -> dict[str, pa.DataType]:
+    """Declared types as if a log had them; ``times`` are timestamps without being declared."""
+    if not isinstance(columns, Mapping):
+        raise DefinitionError(
+            f'source "{source}" has no log to read the types of its columns from',
+            hint='declare them: columns={"amount": "float64", ...}',
+        )
+    types: dict[str, pa.DataType] = {name: TIMESTAMP.arrow for name in times if name is not None}
+    return {name: dtypes.parse(text).arrow for name, text in columns.items()} | types
 
 
 def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: EventSource) -> DType:

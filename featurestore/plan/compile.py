@@ -54,7 +54,13 @@ def source_plan(source: EventSource, columns: Mapping[str, DType]) -> SourcePlan
         content=tuple(name for name in columns if name != available_at),
     )
     return SourcePlan(
-        source.name, source.log, tuple(columns.items()), roles, source.timezone, source.time_unit
+        source.name,
+        source.log,
+        tuple(columns.items()),
+        roles,
+        source.timezone,
+        source.time_unit,
+        topic=source.topic,
     )
 
 
@@ -100,8 +106,9 @@ def table_plan(
             source.op,
             operations,
             # What is cosmetic is no part of a plan.
-            replace(source, description="", tags={}, owner=""),
+            replace(source, description="", tags={}, owner="", topic=None),
         ),
+        source.topic,
     )
 
 
@@ -122,6 +129,11 @@ def _check_parts(
             raise DefinitionError(
                 f'{label}: no column "{named}"', hint=suggestion(named, columns, what="columns")
             )
+    stamped = None if source.topic is None else source.topic.timestamp_column
+    if stamped is not None and columns[stamped].kind != "timestamp":
+        raise DefinitionError(
+            f'{label}: timestamp_column="{stamped}" is {columns[stamped]}', hint="it takes timestamp"
+        )
     for part, allowed in (
         ("event_time", ("timestamp",)),
         ("available_at", ("timestamp",)),

@@ -11,6 +11,7 @@ import json
 from dataclasses import dataclass, field, fields
 
 from featurestore.dsl.log import Log
+from featurestore.dsl.source import KafkaTopic
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.kernel.expression import Node, canonical, columns
@@ -58,6 +59,7 @@ class SourcePlan:
     timezone: str
     time_unit: str | None
     changes: ChangeFormat | None = None
+    topic: KafkaTopic | None = None
 
     @property
     def schema(self) -> dict[str, DType]:
@@ -125,6 +127,8 @@ class ViewPlan:
                 **({} if source.changes is None else {"changes": repr(source.changes)}),
                 "source": source.name,
                 "log": None if source.log is None else repr(source.log),
+                # A topic beside a log carries the same facts; alone it is the log.
+                **({} if source.log or source.topic is None else {"topic": source.topic.meaning}),
                 "timezone": source.timezone,
                 "time_unit": source.time_unit,
                 "entity": self.entity.name,

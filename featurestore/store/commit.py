@@ -340,6 +340,15 @@ class Commit:
             update(timeline_versions).where(timeline_versions.c.id == timeline_version_id).values(state=state)
         )
 
+    def log_is_whole(self, timeline_version_id: int) -> None:
+        """Say that a timeline version holds all that its source's log held by now."""
+        self._latest(registry_commit=self.number)
+        self._connection.execute(
+            update(timeline_versions)
+            .where(timeline_versions.c.id == timeline_version_id, timeline_versions.c.filled_commit.is_(None))
+            .values(filled_commit=self.number)
+        )
+
     def add_view_version(self, *, view: str, fingerprint: str, spec: str, timeline_version_id: int) -> int:
         """The view's next version, filling; returns its id. ``switch_view`` makes it the current one."""
         self._latest(registry_commit=self.number)

@@ -7,7 +7,7 @@ adds nothing, unless it is now known to have been available earlier.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -153,10 +153,10 @@ def ingest(
 
 def _registry(store: Store) -> Registry:
     with store.snapshot() as snapshot:
-        return _registry_of(store, snapshot)
+        return registry_of(store, snapshot)
 
 
-def _registry_of(store: Store, snapshot: Snapshot) -> Registry:
+def registry_of(store: Store, snapshot: Snapshot) -> Registry:
     known = _registries.get(store)
     if known is None or known.commit_number != snapshot.registry_commit:
         known = _registries[store] = read_registry(snapshot)
@@ -185,7 +185,7 @@ def _source(registry: Registry, name: str) -> SourcePlan:
 
 
 @dataclass(frozen=True)
-class _Taken:
+class Taken:
     """The rows of a push without what is forgotten; ``erased`` bool[rows] are changes of a table that hold a
     forgotten key, of which nothing but what names them is kept."""
 
@@ -194,7 +194,7 @@ class _Taken:
     erased: NDArray[np.bool_] | None
 
     @classmethod
-    def of(cls, table: pa.Table, plan: SourcePlan, registry: Registry) -> _Taken:
+    def of(cls, table: pa.Table, plan: SourcePlan, registry: Registry) -> Taken:
         is_table = plan.changes is not None
         gone = registry.forgotten.of(plan.name, plan.identity if is_table else ())
         made = kept(table, gone, plan.roles.content, is_table=is_table)
@@ -280,7 +280,7 @@ class _PlacedChanges:
         return _PlacedChanges(self.timeline, made)
 
 
-_Part = _Prepared | _PlacedChanges
+Part = _Prepared | _PlacedChanges
 
 
 def _push(
@@ -298,14 +298,14 @@ def _push(
         return 0
     table = _stamped(push.table, plan, now_us)
     with store.snapshot() as snapshot:
-        registry = _registry_of(store, snapshot)
-        taken = _Taken.of(table, plan, registry)
-        prepared = _prepare(registry, plan, taken, snapshot)
+        registry = registry_of(store, snapshot)
+        taken = Taken.of(table, plan, registry)
+        prepared = prepared_parts(registry, plan, taken, snapshot)
         seen = snapshot.commit_number
     for attempt in store.attempts("ingest", now_us=now_us, detail=plan.name):
         with attempt as commit:
             if commit.number != seen + 1:
-                taken, prepared = _again(store, registry, plan, table, taken, prepared, commit)
+                taken, prepared = parts_again(store, registry, plan, table, taken, prepared, commit)
             # The timelines of all entities hold the same changes.
             left = push
             if taken.kept.rows is not None and plan.changes is not None:
@@ -335,28 +335,38 @@ def _in_conflict(source: str, conflicts: Sequence[Conflict], count: int) -> RowE
     return refused(source, conflicts=conflicts, count=count, written="nothing is written", rows=sorted(rows))
 
 
-def _again(
+def parts_again(
     store: Store,
     registry: Registry,
     plan: SourcePlan,
     table: pa.Table,
-    taken: _Taken,
-    prepared: Sequence[_Part],
+    taken: Taken,
+    prepared: Sequence[Part],
     commit: Commit,
-) -> tuple[_Taken, list[_Part]]:
+    only: Collection[int] | None = None,
+) -> tuple[Taken, list[Part]]:
     """What another commit since the preparation has changed is prepared anew, inside this one."""
     with store.snapshot() as snapshot:
         if snapshot.registry_commit != registry.commit_number:
-            registry = _registry_of(store, snapshot)
-            taken = _Taken.of(table, plan, registry)
-            return taken, _prepare(registry, plan, taken, snapshot)
+            registry = registry_of(store, snapshot)
+            taken = Taken.of(table, plan, registry)
+            return taken, prepared_parts(registry, plan, taken, snapshot, only)
     return taken, [one.again(commit) for one in prepared]
 
 
-def _prepare(registry: Registry, plan: SourcePlan, taken: _Taken, snapshot: Snapshot) -> list[_Part]:
-    made: list[_Part] = []
+def prepared_parts(
+    registry: Registry,
+    plan: SourcePlan,
+    taken: Taken,
+    snapshot: Snapshot,
+    only: Collection[int] | None = None,
+) -> list[Part]:
+    """What canonical rows add to each timeline version of their source, or to ``only`` some of them."""
+    made: list[Part] = []
     table, hashes = taken.table, taken.hashes
     for timeline in registry.timelines:
+        if only is not None and timeline.id not in only:
+            continue
         if timeline.source == plan.name and is_table(timeline) != (plan.changes is not None):
             continue  # The source was of the other kind when this version was made.
         if timeline.source == plan.name and plan.changes is not None:
@@ -409,17 +419,22 @@ def _stamped(table: pa.Table, plan: SourcePlan, now_us: int) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), name, pc.fill_null(column, stamp))
 
 
+def row_statuses(prepared: Sequence[Part], rows: int) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
+    """What each row is, and whether any timeline keeps it. A row counts as the most that it is in any: new, a
+    correction, a duplicate, without key."""
+    if not prepared:
+        return np.full(rows, KEYLESS, np.int8), np.zeros(rows, np.bool_)
+    statuses = [one.statuses(rows) for one in prepared]
+    status: NDArray[np.int8] = np.minimum.reduce([status for status, _ in statuses])
+    kept: NDArray[np.bool_] = np.logical_or.reduce([kept for _, kept in statuses])
+    return status, kept
+
+
 def _write(
-    commit: Commit, plan: SourcePlan, taken: _Taken, prepared: Sequence[_Part], now_us: int
+    commit: Commit, plan: SourcePlan, taken: Taken, prepared: Sequence[Part], now_us: int
 ) -> dict[str, int]:
     """Append what is new to the timelines and to the arrivals; returns how many rows became what."""
-    rows = taken.table.num_rows
-    statuses = [one.statuses(rows) for one in prepared]
-    # A row counts as the most that it is in any timeline: new, a correction, a duplicate, without key.
-    status = (
-        np.minimum.reduce([status for status, _ in statuses]) if statuses else np.full(rows, KEYLESS, np.int8)
-    )
-    stays = np.logical_or.reduce([one for _, one in statuses]) if statuses else np.zeros(rows, np.bool_)
+    status, stays = row_statuses(prepared, taken.table.num_rows)
     # What has no key today may have one for an entity that is declared tomorrow.
     stays = stays | (status == KEYLESS)
     for one in prepared:

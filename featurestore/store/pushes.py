@@ -7,17 +7,16 @@ Time: times are read as in the source's log; a missing ``available_at`` stays nu
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, RowError, suggestion
 from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
-from featurestore.kernel.roles import ChangeRoles
+from featurestore.log.archive import flat_table
 from featurestore.log.cast import cast_rows, cast_table
 from featurestore.log.cells import cells_of, json_text
 from featurestore.log.changes import flat_changes
@@ -159,23 +158,10 @@ def _good_changes(
             out = {number for number, _ in refused}
             numbers = numbers[[number not in out for number in numbers.tolist()]]
         raw = pa.table({name: cells_of([row.get(name) for row in stays]) for name in (*plan.schema, op)})
-    made = flat_changes(raw, _flat(plan), (), plan.schema)
+    made = flat_changes(raw, flat_table(plan), (), plan.schema)
     refused += [(int(numbers[row]), reason) for row, reason in made.rejected]
     left = numbers if made.rows is None else numbers[made.rows]
     return Push(made.with_claims(), sorted(refused), made.ignored, left)
-
-
-def _flat(plan: SourcePlan) -> TableSource:
-    """The source as if its log were flat rows of the columns that it has."""
-    roles = plan.roles
-    assert plan.changes is not None and isinstance(roles, ChangeRoles)
-    return replace(
-        plan.changes.declared,
-        format="flat",
-        changed_at=roles.changed_at,
-        position=roles.position,
-        columns=None,
-    )
 
 
 def _given(plan: SourcePlan) -> Sequence[str]:

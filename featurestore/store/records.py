@@ -15,7 +15,7 @@ SEGMENT_LEVEL = 0
 # What became of each delivered row, per source and partition (law 6).
 COUNTER_KINDS = (
     "delivered", "accepted", "corrected", "duplicate", "keyless", "rejected", "ignored", "late",
-    "dead_lettered", "forgotten",
+    "dead_lettered", "forgotten", "skipped",
 )  # fmt: skip
 
 TimelineState = Literal["filling", "current", "retired"]
@@ -108,6 +108,7 @@ class TimelineVersion:
     state: TimelineState
     horizon_us: int | None
     created_commit: int
+    filled_commit: int | None = None
 
 
 @dataclass(frozen=True)

@@ -131,6 +131,7 @@ class Snapshot:
                 state=row.state,
                 horizon_us=row.horizon_us,
                 created_commit=row.created_commit,
+                filled_commit=row.filled_commit,
             )
             for row in self._rows(select(timeline_versions).order_by(timeline_versions.c.id))
         ]

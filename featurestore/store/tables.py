@@ -90,6 +90,8 @@ timeline_versions = Table(
     _text("state"),
     _number("horizon_us", null=True),
     _commit("created_commit"),
+    # The commit at which all that its source's log held was there.
+    _number("filled_commit", null=True),
     sqlite_autoincrement=True,
 )
 
@@ -199,5 +201,49 @@ backfill_progress = Table(
     Column("part", Text, primary_key=True),
     _number("done"),
     _number("total"),
+    _commit(),
+)
+
+# Where a timeline version stands in its source's topic: all messages below ``next_offset``, from
+# ``first_offset`` on, are in it. ``target_offset`` was the topic's end when it began, ``end_offset`` when it
+# was last seen.
+positions = Table(
+    "positions",
+    metadata,
+    Column("timeline_version_id", BigInteger, ForeignKey("timeline_versions.id"), primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True, autoincrement=False),
+    _number("first_offset"),
+    _number("next_offset"),
+    _number("target_offset"),
+    _number("end_offset"),
+    _commit(),
+)
+
+# Who may move a source's positions in a partition: the worker that was given the last epoch.
+stream_writers = Table(
+    "stream_writers",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True, autoincrement=False),
+    _number("epoch"),
+    _text("worker"),
+    _commit(),
+)
+
+# Messages that could not be read, as they were. ``published``: 1 where the dead-letter topic has a copy.
+dead_letters = Table(
+    "dead_letters",
+    metadata,
+    Column("source", Text, primary_key=True),
+    Column("topic", Text, primary_key=True),
+    Column("partition", BigInteger, primary_key=True, autoincrement=False),
+    Column("message_offset", BigInteger, primary_key=True, autoincrement=False),
+    _text("reason"),
+    _number("timestamp_us", null=True),
+    Column("key", LargeBinary, nullable=True),
+    Column("value", LargeBinary, nullable=True),
+    _number("published"),
     _commit(),
 )

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection
 
 from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.store.commit import Commit
+from featurestore.store.positions import forget_positions
 from featurestore.store.records import ViewVersion
 from featurestore.store.registry import Registry, read_registry
 from featurestore.store.store import Store
@@ -57,6 +58,7 @@ def retire_unread(commit: Commit, registry: Registry, dropped: Collection[int]) 
         one.timeline.id for one in registry.versions.values() if one.version.id in dropped
     } - stay:
         commit.set_timeline_state(timeline_id, "retired")
+        forget_positions(commit, timeline_id)
 
 
 def sweep(store: Store, now: Callable[[], int]) -> None:

@@ -1,0 +1,514 @@
+"""A worker: poll, decode, write. It decides nothing about values; the group decides what it reads, the store
+where it stands.
+
+Time: the wall clock is read for commit times and metrics only.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from kafka import KafkaConsumer, TopicPartition
+from kafka.consumer.subscription_state import ConsumerRebalanceListener
+from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.structs import OffsetAndMetadata
+
+from featurestore import clock
+from featurestore.errors import FencedError, StalePositionError, StreamError
+from featurestore.log.archive import archive_path, archived_from, write_archive
+from featurestore.plan.nodes import SourcePlan
+from featurestore.settings import StreamingSettings
+from featurestore.store import Store, TimelineVersion
+from featurestore.store.dead_letters import DeadLetter
+from featurestore.store.filling import finish
+from featurestore.store.ingest import registry_of
+from featurestore.store.positions import Slice, Span, read_positions, taken_partitions
+from featurestore.store.stream import StreamBatch, commit_batch, without_forgotten
+from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
+from streaming.codec import codec_of
+from streaming.dead_letter import Publisher
+from streaming.processor import Decoded, decode
+from streaming.settings import WorkerOptions, member_options, reader_options, worker_name
+
+logger = logging.getLogger("featurestore.stream")
+
+# Between two looks at whether a version that catches up may be served.
+SWITCH_PERIOD_S = 0.2
+# With nothing assigned for so long, a worker that reads to the end has nothing to read.
+UNASSIGNED_S = 10.0
+# After its first partitions, a worker waits so long for others to take theirs.
+CLAIM_S = 5.0
+
+
+@dataclass
+class StreamReport:
+    """What a worker did, by source and partition."""
+
+    counts: dict[str, dict[str, int]] = field(default_factory=dict)
+    commits: int = 0
+    switched: list[str] = field(default_factory=list)
+
+    def add(self, source: str, counts: Mapping[str, Mapping[str, int]]) -> None:
+        self.commits += 1
+        for partition, of_partition in counts.items():
+            mine = self.counts.setdefault(f"{source}:{partition}", {})
+            for what, n in of_partition.items():
+                mine[what] = mine.get(what, 0) + n
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"partitions": self.counts, "commits": self.commits, "switched": self.switched}
+
+    def text(self) -> str:
+        lines = []
+        for name, counts in sorted(self.counts.items()):
+            told = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n and what != "delivered")
+            lines.append(f"{name}: {counts.get('delivered', 0):,} messages: {told or 'nothing'}")
+        lines += [f"now served: {view}" for view in self.switched]
+        return "\n".join(lines) or "there was nothing to read"
+
+
+class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
+    """Notes what the group says. It runs on the client's own thread, inside ``poll``: no reading, no
+    writing."""
+
+    def __init__(self, consumer: Any) -> None:
+        self._consumer = consumer
+        self.new: set[TopicPartition] = set()
+        self.gone: set[TopicPartition] = set()
+
+    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
+        for one in assigned:
+            # Nothing is fetched until the store has said where.
+            self._consumer.seek(one, 0)
+            self._consumer.pause(one)
+            self.new.add(one)
+            self.gone.discard(one)
+
+    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
+        for one in revoked:
+            self.gone.add(one)
+            self.new.discard(one)
+
+    on_partitions_lost = on_partitions_revoked
+
+
+class Worker:
+    """One worker of a store's streams, in this thread."""
+
+    def __init__(
+        self,
+        store: Store,
+        root: Path,
+        settings: StreamingSettings,
+        options: WorkerOptions,
+        *,
+        stop: Event | None = None,
+        now: Callable[[], int] = clock.now,
+    ) -> None:
+        self._store = store
+        self._root = root
+        self._settings = settings
+        self._options = options
+        self._now = now
+        self._name = worker_name(settings, options)
+        self.stop = stop or Event()
+        self.report = StreamReport()
+        self._held: dict[Partition, Held] = {}
+        self._ends: dict[Partition, int] = {}
+        self._registry_commit, self._sources = read_sources(store)
+        self._reader: Any = None
+        self._publisher = Publisher(store, settings)
+        self._next_switch_s = 0.0
+        self._claim_s: float | None = None
+        self._claimed_until_s = 0.0
+
+    def run(self) -> StreamReport:
+        """Consume until ``stop`` is set, or the ends are reached where that was asked for."""
+        topics = sorted({source.topic for source in self._sources.values()})
+        if not topics:
+            raise StreamError(
+                "no applied source has a topic",
+                hint='declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"',
+            )
+        self._consumer = KafkaConsumer(**member_options(self._settings, self._options))
+        self._listener = _Listener(self._consumer)
+        try:
+            self._check_topics(topics)
+            self._consumer.subscribe(topics, listener=self._listener)
+            self._assigned_s = time.monotonic()
+            while not self.stop.is_set() and not self._at_ends():
+                self._turn()
+            self._publish()
+            self._next_switch_s = 0.0
+            self._serve_what_caught_up()
+        finally:
+            self._publisher.close()
+            self._consumer.close(autocommit=False)
+            if self._reader is not None:
+                self._reader.close(autocommit=False)
+        return self.report
+
+    def _turn(self) -> None:
+        self._follow_registry()
+        try:
+            polled = self._consumer.poll(timeout_ms=self._timeout_ms())
+        except OffsetOutOfRangeError as error:
+            raise self._out_of_range(error) from error
+        self._follow_group()
+        try:
+            self._consume({_partition(one): records for one, records in polled.items()})
+            self._catch_up()
+        except FencedError as error:
+            self._fenced(error)
+        except StalePositionError as error:
+            logger.warning("%s", error.fact)
+            self._stand_again()
+        self._publish()
+        self._serve_what_caught_up()
+        if self._claim_s is not None and time.monotonic() > self._claim_s:
+            self._claim()
+
+    def _timeout_ms(self) -> int:
+        behind = any(one.behind(one.stands) for one in self._held.values())
+        return 0 if behind else int(self._settings.poll_timeout_s * 1000)
+
+    # What this worker holds
+
+    def _check_topics(self, topics: Sequence[str]) -> None:
+        missing = sorted(set(topics) - set(self._consumer.topics()))
+        if missing:
+            raise StreamError(
+                f'there is no topic "{missing[0]}" on {self._settings.bootstrap_servers}',
+                hint="make it, or name another in the source's declaration",
+            )
+
+    def _follow_group(self) -> None:
+        """Let go what was taken away; take over what was given."""
+        gone, self._listener.gone = self._listener.gone, set()
+        for one in gone:
+            self._held.pop(_partition(one), None)
+            self._ends.pop(_partition(one), None)
+        self._listener.new &= self._consumer.assignment()
+        new = set(self._listener.new)
+        if not new:
+            return
+        try:
+            first, ends = self._consumer.beginning_offsets(new), self._consumer.end_offsets(new)
+        except KafkaTimeoutError:
+            logger.warning("the brokers don't say what %d partitions hold; asking again", len(new))
+            return
+        spans = {_partition(one): Span(first[one], ends[one]) for one in new}
+        taken = take(
+            self._store,
+            self._sources.values(),
+            spans,
+            worker=self._name,
+            accept_gap=self._options.accept_gap,
+            now_us=self._now(),
+        )
+        self._listener.new -= new
+        self._claimed_until_s = 0.0
+        self._held |= taken
+        self._ends |= {one: spans[one].end for one in taken}
+        logger.info(
+            "%s takes %s", self._name, ", ".join(f"{one.topic}/{one.number}" for one in sorted(taken))
+        )
+        self._seek(taken)
+        self._publisher.look(self._sources)
+        self._assigned_s = time.monotonic()
+        if self._claim_s is None:
+            self._claim_s = self._assigned_s + CLAIM_S
+
+    def _claim(self) -> bool:
+        """Ask the group to assign again where a partition was never given to any worker, once.
+
+        A member that comes back under its own name is handed its old partitions without anybody looking at
+        the topic: one that was added meanwhile would wait.
+        """
+        self._claim_s = math.inf
+        with self._store.snapshot() as snapshot:
+            waiting = [
+                source.topic
+                for name, source in self._sources.items()
+                if (self._consumer.partitions_for_topic(source.topic) or set())
+                - taken_partitions(snapshot, name, source.topic)
+            ]
+        if waiting:
+            # The client has no public word for it.
+            self._consumer._coordinator.request_rejoin()
+        return bool(waiting)
+
+    def _seek(self, held: Mapping[Partition, Held]) -> None:
+        for one, standing in held.items():
+            at = TopicPartition(*one)
+            self._consumer.seek(at, standing.front)
+            self._consumer.resume(at)
+
+    def _follow_registry(self) -> None:
+        """Read what was applied since; a new timeline version begins at the first message."""
+        with self._store.snapshot() as snapshot:
+            if snapshot.registry_commit == self._registry_commit:
+                return
+        topics = {source.topic for source in self._sources.values()}
+        self._registry_commit, self._sources = read_sources(self._store)
+        wanted = {source.topic for source in self._sources.values()}
+        self._stand_again()
+        if wanted != topics:
+            self._check_topics(sorted(wanted))
+            self._consumer.subscribe(sorted(wanted), listener=self._listener)
+
+    def _stand_again(self) -> None:
+        """Take everything over anew: versions were made or dropped, or a commit was refused."""
+        assigned = {one for one in self._consumer.assignment() if _partition(one) in self._held}
+        for one in assigned:
+            self._consumer.pause(one)
+        self._listener.new |= assigned
+        self._follow_group()
+
+    def _fenced(self, error: FencedError) -> None:
+        """Stop consuming what another worker has; go on with the rest from where the store stands."""
+        logger.warning("%s", error.fact)
+        lost = Partition(error.topic, error.partition)
+        self._held.pop(lost, None)
+        self._ends.pop(lost, None)
+        with self._store.snapshot() as snapshot:
+            read_again(snapshot, self._sources.values(), self._held)
+        at = TopicPartition(*lost)
+        if at in self._consumer.assignment():
+            self._consumer.pause(at)
+        self._seek(self._held)
+
+    def _out_of_range(self, error: OffsetOutOfRangeError) -> StreamError:
+        for at in error.args[0]:
+            one = _partition(at)
+            first, ends = self._consumer.beginning_offsets([at]), self._consumer.end_offsets([at])
+            with self._store.snapshot() as snapshot:
+                read_again(snapshot, self._sources.values(), self._held)
+            for name, source in self._sources.items():
+                if source.topic == one.topic and one in self._held:
+                    return outside(name, one, self._held[one].front, Span(first[at], ends[at]))
+        return StreamError(f"{error}")
+
+    # Consuming
+
+    def _consume(self, polled: Mapping[Partition, Sequence[Any]]) -> None:
+        """Write what was polled, in one commit a source; then the front is behind it."""
+        ends: dict[Partition, int] = {}
+        for one, held in self._held.items():
+            next_offset = self._consumer.position(TopicPartition(*one))
+            # Offsets that hold no message for us (of the broker, of aborted transactions) are passed too.
+            if next_offset is not None and next_offset > held.front:
+                ends[one] = next_offset
+        fronts = {one: self._held[one].front for one in ends}
+        for source in self._sources.values():
+            groups: dict[frozenset[int], list[Partition]] = {}
+            for one in sorted(ends):
+                if one.topic == source.topic:
+                    timelines = frozenset(
+                        number
+                        for number in source.timelines
+                        if self._held[one].stands.get(number) == fronts[one]
+                    )
+                    if timelines:
+                        groups.setdefault(timelines, []).append(one)
+            for timelines, partitions in groups.items():
+                read = [(one, fronts[one], ends[one], polled.get(one, ())) for one in partitions]
+                self._write(source, timelines, read, catching_up=False)
+        self._tell_the_broker(ends)
+
+    def _write(
+        self,
+        source: Streamed,
+        timelines: frozenset[int],
+        read: Sequence[tuple[Partition, int, int, Sequence[Any]]],
+        *,
+        catching_up: bool,
+    ) -> None:
+        """Decode and commit messages of some partitions, given where each begins and ends."""
+        plan = source.plan
+        assert plan.topic is not None
+        slices: list[Slice] = []
+        records: list[Any] = []
+        slice_of = np.repeat(np.arange(len(read)), [len(some) for *_, some in read])
+        for one, first, next_offset, some in read:
+            end = self._consumer.highwater(TopicPartition(*one)) or next_offset
+            epoch = self._held[one].epochs[plan.name]
+            slices.append(Slice(one.topic, one.number, epoch, first, next_offset, end))
+            records.extend(some)
+        decoded = decode(records, plan, codec_of(plan.topic), max_value_bytes=self._settings.max_value_bytes)
+        batch = StreamBatch(
+            plan,
+            timelines,
+            slices,
+            decoded.table,
+            decoded.message,
+            slice_of,
+            dead_letters_of(plan.name, records, decoded),
+            _ignored(slices, slice_of, decoded),
+            catching_up,
+        )
+        if self._archives(plan):
+            self._archive(plan, slices, batch, records)
+        made = commit_batch(self._store, batch, self._now())
+        self.report.add(plan.name, made.counts)
+        if batch.dead:
+            self._publisher.look([plan.name])
+        for one, _, next_offset, _ in read:
+            for timeline in timelines:
+                self._held[one].stands[timeline] = next_offset
+
+    def _archives(self, plan: SourcePlan) -> bool:
+        return self._options.archive and archive_path(plan) is not None
+
+    def _archive(
+        self, plan: SourcePlan, slices: Sequence[Slice], batch: StreamBatch, records: Sequence[Any]
+    ) -> None:
+        """On the disk before the positions go past it."""
+        path = archive_path(plan)
+        assert path is not None
+        table, kept = without_forgotten(self._store, plan, batch.table)
+        message = batch.message[kept]
+        of_row = batch.slice_of[message]
+        offsets = np.array([record.offset for record in records], np.int64)[message]
+        for i, one in enumerate(slices):
+            rows = np.flatnonzero(of_row == i)
+            write_archive(
+                self._root / path,
+                one.topic,
+                one.partition,
+                one.first,
+                one.next,
+                table.take(pa.array(rows)),
+                offsets[rows].tolist(),
+            )
+
+    def _publish(self) -> None:
+        for source in self._sources.values():
+            mine = [one.number for one in self._held if one.topic == source.topic]
+            self._publisher.publish(source.plan, mine, self._now())
+
+    def _tell_the_broker(self, ends: Mapping[Partition, int]) -> None:
+        """For tools that show lag; nothing here reads it."""
+        offsets = {TopicPartition(*one): OffsetAndMetadata(end, "", -1) for one, end in ends.items()}
+        if offsets:
+            self._consumer.commit_async(offsets, callback=_told)
+
+    # Catching up
+
+    def _catch_up(self) -> None:
+        """Bring timelines that are behind the front nearer to it, a batch each; one that is nearer than a
+        batch gets there, because the front stands still meanwhile."""
+        for one, held in sorted(self._held.items()):
+            for source in self._sources.values():
+                if source.topic != one.topic:
+                    continue
+                for timeline, at in held.behind(source.timelines):
+                    self._read_on(source, one, timeline, at, held.front)
+
+    def _read_on(self, source: Streamed, one: Partition, timeline: int, at: int, front: int) -> None:
+        if self._reader is None:
+            self._reader = KafkaConsumer(group_id=None, **reader_options(self._settings))
+        tp = TopicPartition(*one)
+        self._reader.assign([tp])
+        self._reader.seek(tp, at)
+        near = front - at <= self._settings.batch_messages
+        while at < front and not self.stop.is_set():
+            try:
+                records = self._reader.poll(timeout_ms=1_000).get(tp, [])
+            except OffsetOutOfRangeError as error:
+                raise self._out_of_range(error) from error
+            records = [record for record in records if record.offset < front]
+            next_offset = min(front, self._reader.position(tp))
+            if next_offset == at:
+                continue
+            self._write(source, frozenset({timeline}), [(one, at, next_offset, records)], catching_up=True)
+            at = next_offset
+            if not near:
+                break
+
+    def _serve_what_caught_up(self) -> None:
+        moment_s = time.monotonic()
+        if moment_s < self._next_switch_s:
+            return
+        self._next_switch_s = moment_s + SWITCH_PERIOD_S
+        with self._store.snapshot() as snapshot:
+            registry = registry_of(self._store, snapshot)
+        for timeline in registry.timelines:
+            source = self._sources.get(timeline.source)
+            if timeline.state != "filling" or source is None:
+                continue
+            if source.plan.log is not None and timeline.filled_commit is None:
+                continue
+            if not self._may_be_whole(source, timeline):
+                continue
+            self.report.switched += finish(self._store, timeline, self._now, log_is_whole=False).switched
+
+    def _may_be_whole(self, source: Streamed, timeline: TimelineVersion) -> bool:
+        """Whether a timeline version has a position in every partition of its topic, and nothing of the
+        archive from before its first message is left to a backfill."""
+        partitions = self._consumer.partitions_for_topic(source.topic) or set()
+        with self._store.snapshot() as snapshot:
+            begun = {
+                one.partition: one.first_offset
+                for one in read_positions(snapshot, [timeline.id])
+                if one.topic == source.topic
+            }
+        if not partitions or not partitions <= begun.keys():
+            return False
+        if timeline.filled_commit is not None:
+            return True
+        older = archived_from(source.plan, self._root)
+        return all(older.get(number, first) >= first for number, first in begun.items())
+
+    def _at_ends(self) -> bool:
+        if not self._options.until_end:
+            return False
+        if not self._held:
+            return time.monotonic() > self._assigned_s + UNASSIGNED_S
+        if self._listener.new:
+            return False
+        reached = all(
+            held.front >= self._ends[one] and not held.behind(held.stands) for one, held in self._held.items()
+        )
+        if reached and self._claim_s not in (None, math.inf) and self._claim():
+            self._claimed_until_s = time.monotonic() + UNASSIGNED_S
+        return reached and time.monotonic() > self._claimed_until_s
+
+
+def dead_letters_of(source: str, records: Sequence[Any], decoded: Decoded) -> list[DeadLetter]:
+    """The messages that could not be read, as they were."""
+    letters = []
+    for number, reason in sorted(decoded.dead.items()):
+        record = records[number]
+        stamp = None if record.timestamp < 0 else record.timestamp * 1_000
+        letters.append(
+            DeadLetter(
+                source, record.topic, record.partition, record.offset, reason, stamp, record.key, record.value
+            )
+        )
+    return letters
+
+
+def _ignored(slices: Sequence[Slice], slice_of: Any, decoded: Decoded) -> Any:
+    """Of each slice, the messages that are no row and the offsets that hold no message."""
+    offsets = np.array([one.next - one.first for one in slices], np.int64)
+    messages = np.bincount(slice_of, minlength=len(slices))
+    return offsets - messages + np.bincount(slice_of[decoded.ignored], minlength=len(slices))
+
+
+def _partition(one: TopicPartition) -> Partition:
+    return Partition(one.topic, one.partition)
+
+
+def _told(offsets: object, response: object) -> None:
+    if isinstance(response, KafkaError):
+        logger.debug("the broker kept no offsets: %s", response)

@@ -1,0 +1,272 @@
+"""Law 4 on a real broker: what is streamed is what a backfill of the same rows gives, bit for bit."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from kafka import KafkaAdminClient, KafkaProducer
+
+from featurestore import FeatureStore
+from featurestore.errors import RequestError, StreamError
+from tests.integration.backfill_project import Row, answers, messy_rows, row, write
+from tests.integration.backfill_project import project as log_project
+from tests.services.kafka import Broker
+from tests.streaming.stream_project import (
+    LOG,
+    declare,
+    new_topic,
+    project,
+    read_to_end,
+    send,
+    stands,
+    started,
+    stopped,
+    stream_counts,
+    totals,
+    value,
+)
+
+CARDS = 40
+ROWS = messy_rows(3, 2_000, cards=CARDS)
+
+
+def backfilled(root: Path, rows: Sequence[Row]) -> list[dict[str, object]]:
+    """The answers of a store that was filled from the rows as a log."""
+    log_project(root)
+    write(root, "all.parquet", rows)
+    with FeatureStore(root) as store:
+        store.apply()
+        store.backfill()
+        return answers(store, CARDS)
+
+
+@pytest.fixture(scope="module")
+def expected(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, object]]:
+    return backfilled(tmp_path_factory.mktemp("log"), ROWS)
+
+
+def applied(root: Path) -> Path:
+    with FeatureStore(root) as store:
+        store.apply()
+    return root
+
+
+@pytest.mark.parametrize("batch", [170, 5_000])
+def test_a_stream_gives_the_answers_of_a_backfill(
+    tmp_path: Path, broker: Broker, batch: int, expected: list[dict[str, object]]
+):
+    topic = new_topic(broker)
+    root = applied(project(tmp_path, broker, topic, batch=batch))
+    draw = random.Random(batch)
+    shuffled = [*ROWS, *draw.sample(ROWS, 200)]
+    draw.shuffle(shuffled)
+    send(broker, topic, [value(one) for one in shuffled], partitions=[draw.randrange(3) for _ in shuffled])
+    report = read_to_end(root)
+    assert report.switched == ["activity@1"]
+    with FeatureStore(root) as store:
+        assert answers(store, CARDS) == expected
+        counts = totals(stream_counts(store, topic))
+        assert counts["delivered"] == 2_200 and counts["keyless"] > 0 and counts["dead_lettered"] > 0
+    assert read_to_end(root).commits == 0
+
+
+def test_a_view_over_a_topic_is_served_when_all_that_was_there_is_read(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(1))])
+    with FeatureStore(root) as store:
+        with pytest.raises(RequestError, match="not filled yet"):
+            store.online_features(["activity"], {"card_id": ["c1"]})
+        assert read_to_end(root).switched == ["activity@1"]
+        assert store.online_features(["activity:n"], {"card_id": ["c1"]}).to_dict()["activity__n"] == [1]
+
+
+def test_a_log_and_a_topic_with_the_same_events_count_them_once(
+    tmp_path: Path, broker: Broker, expected: list[dict[str, object]]
+):
+    topic = new_topic(broker)
+    root = project(tmp_path, broker, topic, log=LOG, batch=100)
+    write(root, "old.parquet", ROWS[:1_300])
+    applied(root)
+    send(broker, topic, [value(one) for one in ROWS[700:]], partitions=[i % 3 for i in range(1_300)])
+    worker = started(root)
+    with FeatureStore(root) as store:
+        # The stream runs while the backfill does.
+        deadline_s = time.monotonic() + 60
+        while not stands(store) and time.monotonic() < deadline_s:
+            time.sleep(0.01)
+        store.backfill()
+        while sum(one.next_offset for one in stands(store).values()) < 1_300:
+            assert time.monotonic() < deadline_s and worker.poll() is None
+            time.sleep(0.02)
+        time.sleep(0.3)
+        stopped(worker)
+        assert answers(store, CARDS) == expected
+        stream_counts(store, topic)
+        with store.store.snapshot() as snapshot:
+            counters = snapshot.counters()
+    new = sum(n for key, n in counters.items() if key.kind in ("accepted", "corrected"))
+    with FeatureStore(tmp_path) as store, store.store.snapshot() as snapshot:
+        # Kept besides are versions that are now known to have been available earlier.
+        assert new <= snapshot.sizes()[1].versions <= new + 30
+
+
+def test_the_command_reads_to_the_end_and_reports(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(number)) for number in range(5)])
+    command = [sys.executable, "-c", "from featurestore.cli import main; raise SystemExit(main())"]
+    done = subprocess.run(
+        [*command, "-C", str(root), "stream", "--until-end", "--json"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    (report,) = json.loads(done.stdout)
+    assert report["partitions"][f"transactions:{topic}/0"]["accepted"] == 5
+    two = subprocess.run(
+        [*command, "-C", str(root), "stream", "--workers", "2"], capture_output=True, text=True, check=False
+    )
+    assert two.returncode == 2 and "one process commits" in two.stderr
+
+
+def test_a_worker_ends_by_itself_when_it_is_asked_to(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(number)) for number in range(50)])
+    worker = started(root, 0, "--json")
+    with FeatureStore(root) as store:
+        deadline_s = time.monotonic() + 60
+        while sum(one.next_offset for one in stands(store).values()) < 50:
+            assert time.monotonic() < deadline_s and worker.poll() is None
+            time.sleep(0.02)
+    out, _ = stopped(worker)
+    counts = json.loads(out)["partitions"]
+    assert sum(one["accepted"] for one in counts.values()) == 50
+
+
+def test_a_new_version_catches_up_before_it_is_served(
+    tmp_path: Path, broker: Broker, expected: list[dict[str, object]]
+):
+    topic = new_topic(broker)
+    root = applied(project(tmp_path, broker, topic, batch=300))
+    values = [value(one) for one in ROWS]
+    partitions = [i % 3 for i in range(len(values))]
+    send(broker, topic, values[:1_500], partitions=partitions[:1_500])
+    assert read_to_end(root).switched == ["activity@1"]
+
+    # Another id makes other timelines: all messages are read again, beside the version that is served.
+    declare(root, topic, options="")
+    features = root / "features.py"
+    features.write_text(
+        features.read_text().replace('id="transaction_id"', 'id=["transaction_id", "card_id"]')
+    )
+    with FeatureStore(root) as store:
+        store.apply()
+        served = store.online_features(["activity:n"], {"card_id": ["c1"]}).view_versions
+        send(broker, topic, values[1_500:], partitions=partitions[1_500:])
+        report = read_to_end(root)
+        assert report.switched == ["activity@2"]
+        assert store.online_features(["activity:n"], {"card_id": ["c1"]}).view_versions != served
+        assert answers(store, CARDS) == expected
+        # Both versions stand at the same position, and what was read again is counted on its own.
+        assert {n: one.next_offset for n, one in stands(store, [1, 2]).items()} == {
+            n: partitions.count(n) for n in range(3)
+        }
+        assert totals(stream_counts(store, topic))["delivered"] == 2_000
+        with store.store.snapshot() as snapshot:
+            again = [n for key, n in snapshot.counters().items() if key.partition.endswith("@2")
+                     and key.kind == "delivered"]  # fmt: skip
+        assert 0 < sum(again) <= 2_000
+
+
+def test_a_position_that_the_topic_no_longer_holds_stops_the_worker(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(number)) for number in range(10)])
+    read_to_end(root)
+    send(broker, topic, [value(row(number)) for number in range(10, 30)])
+    with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+        delete_records(admin, topic, before=25)
+    with pytest.raises(StreamError, match=r"position 10 in partition 0 .* offsets 25 to 30") as raised:
+        read_to_end(root)
+    assert "messages 10 to 24 were deleted" in str(raised.value)
+    assert "--accept-gap" in str(raised.value)
+    with FeatureStore(root) as store:
+        assert stands(store)[0].next_offset == 10
+        read_to_end(root, accept_gap=True)
+        counts = stream_counts(store, topic)[0]
+        assert (counts["accepted"], counts["skipped"], counts["delivered"]) == (15, 15, 30)
+
+
+def delete_records(admin: KafkaAdminClient, topic: str, *, before: int) -> None:
+    from kafka import TopicPartition
+
+    admin.delete_records({TopicPartition(topic, 0): before})
+
+
+def test_what_a_producer_has_aborted_is_not_read(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    producer = KafkaProducer(bootstrap_servers=broker.bootstrap, transactional_id=topic)
+    producer.init_transactions()
+    for number, commits in ((1, True), (2, False), (3, True)):
+        producer.begin_transaction()
+        producer.send(topic, value(row(number)))
+        if commits:
+            producer.commit_transaction()
+        else:
+            producer.flush()
+            producer.abort_transaction()
+    producer.close()
+    read_to_end(root)
+    with FeatureStore(root) as store:
+        counts = stream_counts(store, topic)[0]
+        # Three messages and the broker's three marks of how each transaction ended.
+        assert (counts["accepted"], counts["ignored"], counts["delivered"]) == (2, 4, 6)
+
+
+def test_a_partition_that_is_added_is_read_from_its_first_message(tmp_path: Path, broker: Broker):
+    from kafka.admin import NewPartitions
+
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(1))])
+    read_to_end(root)
+    with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+        admin.create_partitions({topic: NewPartitions(2)})
+    send(broker, topic, [value(row(2))], partitions=[1])
+    read_to_end(root)
+    with FeatureStore(root) as store:
+        assert {number: one.next_offset for number, one in stands(store).items()} == {0: 1, 1: 1}
+
+
+def test_what_is_forgotten_does_not_come_back_through_a_topic(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(1, card="c1")), value(row(2, card="c2"))])
+    read_to_end(root, archive=True)
+    with FeatureStore(root) as store:
+        store.forget({"card_id": "c1"})
+        send(broker, topic, [value(row(3, card="c1")), value(row(4, card="c2"))])
+        read_to_end(root, archive=True)
+        got = store.online_features(["activity:n"], {"card_id": ["c1", "c2"]}).to_dict()
+        assert got["activity__n"] == [0, 2]
+        counts = stream_counts(store, topic)[0]
+        assert (counts["accepted"], counts["forgotten"], counts["delivered"]) == (3, 1, 4)
+    archived = pq.read_table(sorted((root / ".featurestore" / "archive").rglob("*.parquet"))[-1])
+    assert archived.column("transaction_id").to_pylist() == ["t4"]
+
+
+def test_a_topic_that_is_not_there_is_said(tmp_path: Path, broker: Broker):
+    root = applied(project(tmp_path, broker, "no-such-topic"))
+    with pytest.raises(StreamError, match='there is no topic "no-such-topic"'):
+        read_to_end(root)

@@ -1,0 +1,194 @@
+"""Workers of one group: partitions move, who lost his own can't commit, brokers die and come back."""
+
+from __future__ import annotations
+
+import logging
+import multiprocessing
+import os
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from featurestore import FeatureStore
+from featurestore.store import Store
+from featurestore.store.tables import stream_writers
+from tests.integration.backfill_project import row
+from tests.services.kafka import Broker, running_broker
+from tests.streaming.stream_project import (
+    new_topic,
+    project,
+    send,
+    stands,
+    started,
+    stopped,
+    stream_counts,
+    totals,
+    value,
+)
+
+Processes = list[subprocess.Popen[str]]
+
+
+@pytest.fixture
+def workers() -> Iterator[Processes]:
+    """What a test has started is gone after it."""
+    running: Processes = []
+    yield running
+    for one in running:
+        if one.poll() is None:
+            one.kill()
+        one.communicate()
+
+
+def applied(root: Path) -> Path:
+    with FeatureStore(root) as store:
+        store.apply()
+    return root
+
+
+def wait_for(what: Callable[[], bool], workers: Processes, *, within_s: float = 60) -> None:
+    deadline_s = time.monotonic() + within_s
+    while not what():
+        assert time.monotonic() < deadline_s, "it did not come"
+        for one in workers:
+            assert one.poll() in (None, 0), one.communicate()
+        time.sleep(0.02)
+
+
+def read(store: FeatureStore) -> int:
+    return sum(one.next_offset for one in stands(store).values())
+
+
+def writers(store: FeatureStore) -> dict[int, tuple[str, int]]:
+    """Partition -> the worker that has it, and its epoch."""
+    c = stream_writers.c
+    with store.store.snapshot() as snapshot:
+        query = select(c.partition, c.worker, c.epoch)
+        return {partition: (worker, epoch) for partition, worker, epoch in snapshot._rows(query)}
+
+
+def some(first: int, count: int) -> list[bytes]:
+    return [
+        value(row(number, card=f"c{number % 20}", day=number % 80)) for number in range(first, first + count)
+    ]
+
+
+def spread(count: int) -> list[int]:
+    return [number % 4 for number in range(count)]
+
+
+def held(store: FeatureStore) -> set[str]:
+    return {worker for worker, _ in writers(store).values()}
+
+
+def test_partitions_move_between_workers_under_load_and_nothing_is_lost(
+    tmp_path: Path, broker: Broker, workers: Processes
+):
+    topic = new_topic(broker, partitions=4)
+    root = applied(project(tmp_path, broker, topic, batch=100))
+    with FeatureStore(root) as store:
+        sent = 0
+
+        def more() -> None:
+            nonlocal sent
+            send(broker, topic, some(sent, 1_000), partitions=spread(1_000))
+            sent += 1_000
+
+        more()
+        workers.append(started(root, 0))
+        wait_for(lambda: held(store) == {"test-0"}, workers)
+        more()
+        workers.append(started(root, 1))
+        wait_for(lambda: held(store) == {"test-0", "test-1"}, workers)
+        more()
+        wait_for(lambda: read(store) >= 2_000, workers)
+        # A static member that leaves is waited for until its session ends; then its partitions move.
+        stopped(workers[1])
+        more()
+        wait_for(lambda: held(store) == {"test-0"} and read(store) == sent, workers)
+        stopped(workers[0])
+        counts = totals(stream_counts(store, topic))
+        assert counts == {"accepted": sent, "delivered": sent}
+        n = store.online_features(["activity:n"], {"card_id": [f"c{i}" for i in range(20)]}).to_dict()
+        assert n["activity__n"] == [sent // 20] * 20
+
+
+def run_sleeper(root: Path, log: Path, batches: int) -> None:
+    """A worker that stops itself with a batch in its hands, read and prepared: what SIGSTOP, a long pause of
+    the machine or of a garbage collector, does at the worst moment."""
+    from streaming.settings import WorkerOptions
+    from streaming.worker import Worker
+
+    logging.getLogger("featurestore.stream").addHandler(logging.FileHandler(log))
+    commit, seen = Store.commit, 0
+
+    def sleeping_commit(self: Store, kind: str, **kwargs: Any) -> Any:
+        nonlocal seen
+        seen += kind == "stream"
+        if kind == "stream" and seen == batches:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        return commit(self, kind, **kwargs)
+
+    Store.commit = sleeping_commit  # type: ignore[method-assign]
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    with FeatureStore(root) as store:
+        Worker(store.store, store.root, store.settings.streaming, WorkerOptions(number=0), stop=stop).run()
+
+
+def test_a_worker_that_slept_past_its_session_is_refused(tmp_path: Path, broker: Broker, workers: Processes):
+    topic = new_topic(broker, partitions=4)
+    root = applied(project(tmp_path, broker, topic, batch=100))
+    log = tmp_path / "sleeper.log"
+    with FeatureStore(root) as store:
+        send(broker, topic, some(0, 800), partitions=spread(800))
+        context = multiprocessing.get_context("forkserver")
+        context.set_forkserver_preload(["streaming.worker", "featurestore.feature_store", __name__])
+        sleeper = context.Process(target=run_sleeper, args=(root, log, 3))
+        sleeper.start()
+        try:
+            assert sleeper.pid is not None
+            status = Path(f"/proc/{sleeper.pid}/stat")
+            wait_for(lambda: status.read_text().rpartition(")")[2].split()[0] == "T", [])
+            stood = read(store)
+            assert 0 < stood < 800
+            workers.append(started(root, 1))
+            wait_for(lambda: held(store) == {"test-1"} and read(store) == 800, workers)
+            os.kill(sleeper.pid, signal.SIGCONT)
+            wait_for(lambda: "was given to worker" in log.read_text(), workers)
+            # It has stopped consuming what it lost; what the group gives it anew, it reads.
+            wait_for(lambda: held(store) == {"test-0", "test-1"}, workers)
+            send(broker, topic, some(800, 400), partitions=spread(400))
+            wait_for(lambda: read(store) == 1_200, workers)
+            sleeper.terminate()
+            sleeper.join(30)
+            assert sleeper.exitcode == 0
+            stopped(workers[0])
+        finally:
+            sleeper.kill()
+        assert totals(stream_counts(store, topic)) == {"accepted": 1_200, "delivered": 1_200}
+
+
+def test_a_broker_that_is_killed_and_comes_back_costs_nothing(tmp_path: Path, workers: Processes):
+    with running_broker() as broker:
+        topic = new_topic(broker, partitions=4)
+        root = applied(project(tmp_path, broker, topic, batch=100))
+        with FeatureStore(root) as store:
+            workers.append(started(root))
+            for turn in range(2):
+                send(broker, topic, some(turn * 1_000, 1_000), partitions=spread(1_000))
+                wait_for(lambda: read(store) > turn * 1_000, workers)  # noqa: B023 - used at once
+                broker.kill()
+                time.sleep(1.0)
+                broker.start()
+            send(broker, topic, some(2_000, 1_000), partitions=spread(1_000))
+            wait_for(lambda: read(store) == 3_000, workers)
+            stopped(workers[0])
+            assert totals(stream_counts(store, topic)) == {"accepted": 3_000, "delivered": 3_000}
