@@ -1,4 +1,4 @@
-"""``stream``, ``status``, ``dead-letters``: topics into the store, where they stand, what could not be read.
+"""``stream`` and ``dead-letters``: topics into the store, and what could not be read.
 
 An offset is Kafka's number of a message; a position is the offset of the next message to read.
 """
@@ -45,7 +45,7 @@ Letters = Annotated[
 def stream(
     workers: Annotated[
         int,
-        typer.Option("--workers", min=1, max=256, help="Processes that consume, commit and serve metrics."),
+        typer.Option("--workers", min=1, max=256, help="Processes that consume and commit."),
     ] = 1,
     archive: Annotated[
         bool,
