@@ -129,6 +129,7 @@ class _Log:
             "conflict",
             "conflict",
             "bad",
+            "bad",
         ]
         what = self.draw(st.sampled_from(["write"] * 16 + rare))
         name = self.draw(st.sampled_from([*ROWS, ROWS[0], ROWS[0]]))
@@ -278,10 +279,14 @@ def questions(draw: st.DrawFn, history: TableHistory, at_most: int = 12) -> list
 
 def horizons(history: TableHistory) -> st.SearchStrategy[KnownAt]:
     """``known_at``: absent, following T, or an instant about which something was learnt."""
+    return st.one_of(st.none(), st.just("as_of"), instants(history))
+
+
+def instants(history: TableHistory) -> st.SearchStrategy[int]:
+    """Horizons on, just before and just after an instant at which something was learnt."""
     column = "available_at" if "available_at" in history.columns else "changed"
     learnt = [row[column] for row in history.rows if row[column] is not None] or [START]
-    near = st.tuples(st.sampled_from(learnt), st.sampled_from([0, 1])).map(sum)
-    return st.one_of(st.none(), st.just("as_of"), near)
+    return st.tuples(st.sampled_from(learnt), st.sampled_from([0, 1, 0, 1, -1])).map(sum)
 
 
 # --- what a run has seen

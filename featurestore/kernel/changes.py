@@ -236,7 +236,9 @@ def change_timeline(
     rows = settled.order.rows
     end = _ends(settled.order.row, starts[rows])
     truncates = np.flatnonzero(known & (operation == TRUNCATE))
+    duplicates = settled.duplicates
     if len(truncates):
+        duplicates += len(truncates) - len(np.unique(row_hashes(table, truncates, roles), axis=0))
         end = np.minimum(end, _truncated(position[:, rows], position[:, truncates], starts[truncates]))
     live = (operation[rows] == UPSERT) & (starts[rows] < end) & (codes[rows] >= 0)
     event_time = changed
@@ -252,7 +254,7 @@ def change_timeline(
     _break_ties(table, offsets, fact, in_order, roles, threads)
     counts = Counts(
         int(known.sum()),
-        settled.duplicates,
+        duplicates,
         settled.conflicts,
         int((operation[rows] == DELETE).sum()),
         0 if roles.available_at is None else int((available == NEVER).sum()),

@@ -46,7 +46,18 @@ def mismatches(
         yield from in_vectors(vectors, [expected[i] for i in timed], found)
 
 
-def in_training_set(made: TrainingSet, expected: Expected, asked: Sequence[Question]) -> Iterator[str]:
+def in_training_set(
+    made: TrainingSet, expected: Expected, asked: Sequence[Question], *, counts: bool = True
+) -> Iterator[str]:
+    """``counts``: whether the manifest's are those of these questions alone."""
+    if counts:
+        yield from _in_manifest(made, expected, asked)
+    for name in expected[0]:
+        column = made.table.column(f"{VIEW}__{name}").combine_chunks()
+        yield from _column("training set", name, column, expected)
+
+
+def _in_manifest(made: TrainingSet, expected: Expected, asked: Sequence[Question]) -> Iterator[str]:
     manifest = made.manifest
     nulls = sum(None in question.keys for question in asked)
     untimed = sum(question.as_of is None for question in asked)
@@ -58,8 +69,6 @@ def in_training_set(made: TrainingSet, expected: Expected, asked: Sequence[Quest
     ):
         yield f"training set: the manifest counts {manifest['rows']} rows, {counts}"
     for name in expected[0]:
-        column = made.table.column(f"{VIEW}__{name}").combine_chunks()
-        yield from _column("training set", name, column, expected)
         flagged = sum(one[name].flagged for one in expected)
         if manifest["flagged"].get(f"{VIEW}:{name}", 0) != flagged:
             yield f"training set, {name}: {manifest['flagged']} flagged, expected {flagged}"

@@ -22,6 +22,7 @@ from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureView
 from featurestore.dsl.log import Parquet
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import TIMESTAMP, DType, instant_text
 from featurestore.feature_store import FeatureStore
 from featurestore.kernel.operations import OPERATIONS
@@ -125,11 +126,11 @@ class Project:
     def add_file(self, rows: Sequence[Row]) -> Path:
         self._files += 1
         path = self.directory / "log" / f"{self._files:04}.parquet"
-        pq.write_table(versions_table(self.schema, rows), path)
+        pq.write_table(log_table(self.view, self.schema, rows), path)
         return path
 
     def push(self, rows: Sequence[Row], now_us: int) -> IngestReport:
-        table = versions_table(self.schema, rows)
+        table = log_table(self.view, self.schema, rows)
         # Arrow and dicts by turns: both are ways in.
         given = table if len(rows) % 2 else table.to_pylist()
         return ingest(
@@ -161,6 +162,14 @@ class Project:
         )
 
 
+def log_table(view: FeatureView, schema: Mapping[str, DType], rows: Sequence[Row]) -> pa.Table:
+    """Rows as the source's log has them: those of a table with their operations."""
+    table = versions_table(schema, rows)
+    if isinstance(view.source, TableSource):
+        table = table.append_column("op", pa.array([row["op"] for row in rows], pa.string()))
+    return table
+
+
 def spine_of(asked: Sequence[Question], keys: Sequence[str], schema: Mapping[str, DType]) -> pa.Table:
     columns = {"row": pa.array(range(len(asked)), pa.int32())}
     for i, key in enumerate(keys):
@@ -190,7 +199,7 @@ class Template:
         log = self.directory / "log"
         log.mkdir(parents=True)
         # A log has a file, be it without rows: some histories are all pushed.
-        empty = versions_table(schema_of(self.view.source.columns), [])  # type: ignore[arg-type]
+        empty = log_table(self.view, schema_of(self.view.source.columns), [])  # type: ignore[arg-type]
         pq.write_table(empty, log / "0000.parquet")
         (self.directory / "features.py").write_text("raise AssertionError('declared by the test')\n")
         self._write_settings(self.directory, None)

@@ -23,6 +23,7 @@ from hypothesis import strategies as st
 import featurestore.batch.fill
 import featurestore.store.delivery
 import tests.strategies as generated
+import tests.strategies_tables as generated_tables
 from featurestore.feature_store import FeatureStore
 from featurestore.kernel.roles import KnownAt
 from featurestore.testing.reference import Row
@@ -30,6 +31,7 @@ from tests.parity import laws
 from tests.parity.histories import VALUES, features
 from tests.parity.laws import Bench, push_one, sums_of_both, two_views, values_of
 from tests.parity.projects import VIEW, Project, Step, deliveries, discard
+from tests.parity.tables import Tables, table_futures
 from tests.strategies import MINUTE, START, History, Question
 
 few = settings(
@@ -44,6 +46,11 @@ def bench(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bench]:
     made = Bench(tmp_path_factory.mktemp("bench"))
     yield made
     made.close()
+
+
+@pytest.fixture(scope="module")
+def tables(tmp_path_factory: pytest.TempPathFactory) -> Tables:
+    return Tables(tmp_path_factory.mktemp("tables"))
 
 
 # --- law 2
@@ -211,6 +218,35 @@ def test_law_3_no_leakage_what_is_later_than_t_or_k_changes_nothing(bench: Bench
     after = bench.project(history, [Step("file", [*future, *history.rows]), Step("backfill")])
     try:
         _same_answers(before, after, [question], known_at)
+    finally:
+        discard(before)
+        discard(after)
+
+
+@settings(few, max_examples=12)
+@given(st.data())
+def test_law_3_no_leakage_what_a_table_learns_later_than_t_or_k_changes_no_byte(
+    tables: Tables, data: st.DataObject
+):
+    history = data.draw(generated_tables.histories().filter(lambda one: one.rows))
+    [question] = data.draw(generated_tables.questions(history, at_most=1))
+    if question.as_of is None:
+        return
+    known_at = data.draw(generated_tables.horizons(history))
+    future = data.draw(table_futures(history, question.as_of, known_at))
+    before = tables.project(history, [Step("file", history.rows), Step("backfill")])
+    after = tables.project(history, [Step("file", [*future[::2], *history.rows]), Step("backfill")])
+    after.take([Step("file", future[1::2]), Step("backfill")])
+    asked = [Question(("c1",), question.as_of), Question(("c2",), question.as_of), question]
+    try:
+        # Of a training set's table every byte: Parquet has them all.
+        written = [
+            project.training_set(asked, known_at).write_parquet(project.directory / "train.parquet")
+            for project in (before, after)
+        ]
+        first, second = (path.with_name("train.parquet").read_bytes() for path in written)
+        assert first == second
+        _same_answers(before, after, asked, known_at)
     finally:
         discard(before)
         discard(after)
