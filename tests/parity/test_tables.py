@@ -49,6 +49,8 @@ stable = settings(
     derandomize=True, database=None, deadline=None, suppress_health_check=ANY_HEALTH, phases=[Phase.generate]
 )
 
+# How many questions must meet each difficulty, in a run of any size.
+AT_LEAST = 3
 # The least share of questions that must meet each difficulty, of those with a time and a key.
 LEAST = {
     "a live row": 0.3,
@@ -111,26 +113,37 @@ class Seen:
             f"; sources with {', '.join(f'{part} {n}' for part, n in sorted(self.sources.items()))}"
         )
 
-    def check(self, part: float) -> None:
-        """``part`` of the least shares must be met: a run of few histories has less of what is rare."""
-        for name, least in LEAST.items():
-            assert self.met[name] / self.questions >= least * part, (name, self.met[name] / self.questions)
-        for op, least in LEAST_OPERATIONS.items():
-            assert self.operations[op] / self.operations.total() >= least * part, (op, self.operations)
+    @property
+    def missing(self) -> set[str]:
+        """What fewer than ``AT_LEAST`` questions have met so far."""
+        return {name for name in SEEN if round(self.met[name]) < AT_LEAST}
+
+    def check(self, *, shares: bool) -> None:
+        """``shares``: of a run of many histories the shares, too."""
+        assert not self.missing
+        assert all(self.operations[op] >= AT_LEAST for op in LEAST_OPERATIONS), self.operations
+        if shares:
+            for name, least in LEAST.items():
+                assert self.met[name] / self.questions >= least / 2, (name, self.met[name] / self.questions)
+            for op, least in LEAST_OPERATIONS.items():
+                assert self.operations[op] / self.operations.total() >= least / 2, (op, self.operations)
         assert set(LEAST) == set(SEEN)
-        assert all(self.ways[way] >= self.histories / 20 for way in ("file", "file and push", "push"))
+        assert all(self.ways[way] for way in ("file", "file and push", "push"))
         parts = ("event_time", "available_at", "order_by", "primary_key", "position")
-        assert all(self.histories / 10 <= self.sources[part] < self.histories for part in parts)
+        assert all(0 < self.sources[part] < self.histories for part in parts)
         assert set(self.asked) == set(OPERATIONS)
 
 
-def check_hosts(data: st.DataObject, tables: Tables, seen: Seen) -> None:
+def check_hosts(data: st.DataObject, tables: Tables, seen: Seen, *, every: int) -> None:
     """One history, written, pushed and backfilled; with each horizon one training set and one request."""
     history = data.draw(histories().filter(lambda one: len(one.rows) > 3))
     steps = data.draw(table_deliveries(history))
     rows = known_rows(history, steps)  # type: ignore[arg-type]
     delivered = replace(history, rows=rows)
     asked = data.draw(questions(history))
+    # Drawing is cheap, delivering is not: after the first ones only what adds something that is rare.
+    if seen.histories >= every and not any(statistics(history, asked)[name] for name in seen.missing):
+        return
     edges = on_every_boundary(delivered)
     instant = data.draw(instants(delivered))
     project = tables.project(history, steps)
@@ -185,14 +198,15 @@ def unseen(oracle: TableOracle, rows: Sequence[Row]) -> int:
     return found
 
 
-def run(directory: Path, count: int) -> Seen:
+def run(directory: Path, count: int, *, more: int = 0) -> Seen:
+    """``count`` histories, and of ``more`` those that add what is rare."""
     seen = Seen()
     tables = Tables(directory)
 
-    @settings(stable, max_examples=count)
+    @settings(stable, max_examples=count + more)
     @given(st.data())
     def parity(data: st.DataObject) -> None:
-        check_hosts(data, tables, seen)
+        check_hosts(data, tables, seen, every=count)
 
     parity()
     return seen
@@ -202,10 +216,10 @@ def run(directory: Path, count: int) -> Seen:
 def test_tables_answer_alike_offline_online_and_in_the_oracle(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    seen = run(tmp_path, 26)
+    seen = run(tmp_path, 22, more=80)
     with capsys.disabled():
         print(seen.text())  # noqa: T201 - what a run has met is part of its result
-    seen.check(0.3)
+    seen.check(shares=False)
 
 
 @pytest.mark.slow
@@ -214,7 +228,7 @@ def test_tables_answer_alike_in_2000_histories(tmp_path: Path, capsys: pytest.Ca
     seen = run(tmp_path, 2_000)
     with capsys.disabled():
         print(seen.text())  # noqa: T201 - what a run has met is part of its result
-    seen.check(0.5)
+    seen.check(shares=True)
 
 
 def test_every_history_is_asked_for_every_operation_and_all_for_every_variant():
