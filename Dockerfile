@@ -1,4 +1,6 @@
-# The HTTP service over a project's store. Built with the library's exact versions; runs as a user of its own.
+# One image for everything of ours: the HTTP service by default, any other command by its name. Built with the
+# library's exact versions; runs as a user of its own. Without FEATURESTORE_STORE__URL the store is a file in the
+# project.
 FROM python:3.11-slim
 
 RUN useradd --create-home --uid 10001 featurestore \

@@ -28,6 +28,8 @@ from psycopg import sql
 
 GUARD = Path(__file__).with_name("guard.py")
 PACKAGE = "postgresql"
+MAJOR = "15"
+"""The version that is taken where there are several: Debian 12's, and that of docker-compose.yml."""
 PASSWORD = "a password, p@ss:word"  # needs quoting in a URL
 USER = "postgres"
 STARTS_WITHIN_S = 60.0
@@ -66,11 +68,10 @@ def binaries() -> Path:
 
 
 def _found() -> Path | None:
-    packaged = sorted(
-        Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda path: float(path.parts[-3]), reverse=True
-    )
+    found = {path.parts[-3]: path for path in Path("/usr/lib/postgresql").glob("*/bin/initdb")}
+    packaged = sorted(found, key=lambda version: (version == MAJOR, float(version)), reverse=True)
     on_path = shutil.which("initdb")
-    candidates = [*packaged, *([Path(on_path).resolve()] if on_path else [])]
+    candidates = [*(found[version] for version in packaged), *([Path(on_path).resolve()] if on_path else [])]
     return next((path.parent for path in candidates if (path.parent / "postgres").exists()), None)
 
 
