@@ -7,7 +7,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-NAMES = ("training_set", "backfill", "serving", "store_io", "store_payload", "kernel_sums", "kernel_ranked")
+NAMES = (
+    "training_set", "backfill", "serving", "store_io", "postgres", "store_payload", "kernel_sums",
+    "kernel_ranked",
+)  # fmt: skip
 
 
 def main() -> int:

@@ -98,10 +98,10 @@ def _install() -> None:
 class Postgres:
     """A running server; ``database()`` makes databases in it."""
 
-    def __init__(self, settings: Mapping[str, str] = SETTINGS) -> None:
+    def __init__(self, settings: Mapping[str, str] = SETTINGS, *, place: Path | None = None) -> None:
         self._settings = settings
         self._binaries = binaries()
-        self._directory = Path(tempfile.mkdtemp(prefix="featurestore-postgres-", dir=_place()))
+        self._directory = Path(tempfile.mkdtemp(prefix="featurestore-postgres-", dir=place or _place()))
         self._owner = self._server_user()
         self._databases = 0
         self.pid = self.port = 0
