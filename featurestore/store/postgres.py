@@ -16,13 +16,13 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import psycopg
-from psycopg import pq
 from sqlalchemy import URL, create_engine
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from featurestore.errors import StoreInterruptedError, StoreUnavailableError
 from featurestore.store.database import BUSY_TIMEOUT_S, NOTHING_YET, Database, Latest, Session
+from featurestore.store.postgres_wire import BYTEA, BYTEA_ARRAY, INT8, Statement, Wire, bytea_array, int8
 from featurestore.store.records import SegmentRow, Truncate
 from featurestore.store.turn import BusyError, Turn
 
@@ -40,7 +40,7 @@ IDLE_IN_COMMIT_S = 60
 _LOCK = "pg_advisory_xact_lock(1178944339, coalesce(current_schema()::regnamespace::oid::int, 0))"
 _BEGIN_WRITE = f"BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE; SELECT {_LOCK}"
 _LATEST = "SELECT number, last_arrival, registry_commit FROM commits ORDER BY number DESC LIMIT 1"
-_BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LATEST}"
+_BEGIN_READ = f"BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; {_LATEST}".encode()
 _COMMIT = (
     "INSERT INTO commits (number, committed_at_us, kind, detail, last_arrival, registry_commit) "
     "SELECT coalesce(before.number, 0) + 1, %s, %s, %s, "
@@ -54,19 +54,25 @@ _WAS_KEPT = (
 
 # Key by key, not "= ANY": then each is looked up in its own partition alone. OFFSET 0 keeps the planner from
 # turning that into a join that reads a whole timeline version.
-_SEGMENTS = (
-    "SELECT s.entity_key, s.payload FROM unnest(%s::bytea[]) AS asked (key) CROSS JOIN LATERAL "
-    "(SELECT * FROM segments WHERE entity_key = asked.key AND timeline_version_id = %s OFFSET 0) AS s "
-    "ORDER BY s.entity_key, s.level, s.start, s.commit_number"
+_SEGMENTS = Statement(
+    "segments",
+    "SELECT s.entity_key, s.payload FROM unnest($1) AS asked (key) CROSS JOIN LATERAL "
+    "(SELECT * FROM segments WHERE entity_key = asked.key AND timeline_version_id = $2 OFFSET 0) AS s "
+    "ORDER BY s.entity_key, s.level, s.start, s.commit_number",
+    (BYTEA_ARRAY, INT8),
 )
-_SEGMENTS_OF_ONE = (
-    "SELECT payload FROM segments WHERE entity_key = %s AND timeline_version_id = %s "
-    "ORDER BY level, start, commit_number"
+_SEGMENTS_OF_ONE = Statement(
+    "segments_of_one",
+    "SELECT payload FROM segments WHERE entity_key = $1 AND timeline_version_id = $2 "
+    "ORDER BY level, start, commit_number",
+    (BYTEA, INT8),
 )
-_IDENTITIES = (
-    "SELECT i.row_key, i.entity_key FROM unnest(%s::bytea[]) AS asked (key) CROSS JOIN LATERAL "
-    "(SELECT * FROM identities WHERE row_key = asked.key AND timeline_version_id = %s OFFSET 0) AS i "
-    "ORDER BY i.row_key, i.entity_key"
+_IDENTITIES = Statement(
+    "identities",
+    "SELECT i.row_key, i.entity_key FROM unnest($1) AS asked (key) CROSS JOIN LATERAL "
+    "(SELECT * FROM identities WHERE row_key = asked.key AND timeline_version_id = $2 OFFSET 0) AS i "
+    "ORDER BY i.row_key, i.entity_key",
+    (BYTEA_ARRAY, INT8),
 )
 _ANY_IDENTITY = (
     "SELECT 1 FROM identities WHERE timeline_version_id = %s AND row_key >= %s AND row_key <= %s LIMIT 1"
@@ -103,7 +109,7 @@ _SET_WRITER = (
 )
 
 # SQLSTATE, or the class that it begins with -> (the fact, the way out). What isn't here is a bug of ours.
-_KEPT_NOTHING = "nothing of this commit was kept; try again"
+_KEPT_NOTHING = "nothing was written; try again"
 _INTERRUPTED = {
     "40": ("it ended the transaction in favour of another one", _KEPT_NOTHING),
     "57P01": ("it is being shut down", _KEPT_NOTHING),
@@ -171,8 +177,7 @@ class PostgresSession(Session):
 
     def rollback(self) -> None:
         with contextlib.suppress(psycopg.Error):
-            if self.raw.pgconn.transaction_status != pq.TransactionStatus.IDLE:
-                self.raw.rollback()
+            self._wire.end()
         if self.connection.in_transaction():
             with contextlib.suppress(psycopg.Error, SQLAlchemyError):
                 self.connection.rollback()
@@ -183,24 +188,26 @@ class PostgresSession(Session):
         self.connection.close()
 
     def segments(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
-        execute = self._cursor.execute
+        timeline = int8(timeline_version_id)
         if len(entity_keys) == 1:
-            rows = execute(_SEGMENTS_OF_ONE, (entity_keys[0], timeline_version_id), prepare=True).fetchall()
-            return {entity_keys[0]: [payload for (payload,) in rows]} if rows else {}
-        found: dict[bytes, list[bytes]] = {}
-        if not entity_keys:
-            return found
-        keys = list(dict.fromkeys(entity_keys))
-        for key, payload in execute(_SEGMENTS, (keys, timeline_version_id), prepare=True):
-            found.setdefault(key, []).append(payload)
-        return found
+            (key,) = entity_keys
+            rows = self._wire.run(_SEGMENTS_OF_ONE, (key, timeline))
+            payloads = [rows.get_value(row, 0) for row in range(rows.ntuples)]
+            return {key: payloads} if payloads else {}  # type: ignore[dict-item]
+        return self._pairs(_SEGMENTS, list(dict.fromkeys(entity_keys)), timeline)
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
+        return self._pairs(_IDENTITIES, row_keys, int8(timeline_version_id))
+
+    def _pairs(
+        self, statement: Statement, keys: Sequence[bytes], timeline: bytes
+    ) -> dict[bytes, list[bytes]]:
         found: dict[bytes, list[bytes]] = {}
-        if row_keys:
-            asked = (list(row_keys), timeline_version_id)
-            for row, entity in self._cursor.execute(_IDENTITIES, asked, prepare=True):
-                found.setdefault(row, []).append(entity)
+        if keys:
+            rows = self._wire.run(statement, (bytea_array(keys), timeline))
+            value = rows.get_value
+            for row in range(rows.ntuples):
+                found.setdefault(value(row, 0), []).append(value(row, 1))  # type: ignore[arg-type]
         return found
 
     def has_identities(self, timeline_version_id: int, *, first: bytes, last: bytes) -> bool:
@@ -236,6 +243,7 @@ class PostgresSession(Session):
         assert isinstance(raw, psycopg.Connection)
         self.connection, self.raw = connection, raw
         self._cursor = raw.cursor(binary=True)
+        self._wire = Wire(raw)
         busy_ms = max(1, round(1000 * self._database.busy_timeout_s))
         settings = (*_SET, *_SET_WRITER, f"SET lock_timeout = {busy_ms}") if self._writer else _SET
         raw.execute("; ".join(settings), prepare=False)
@@ -254,9 +262,10 @@ class PostgresSession(Session):
             time.sleep(RECONNECT_PAUSE_S)
 
     def _begin_read(self) -> Latest:
-        found = self.raw.execute(_BEGIN_READ, prepare=False)
-        found.nextset()
-        return Latest(*(found.fetchone() or NOTHING_YET))
+        found = self._wire.simple(_BEGIN_READ)
+        if not found.ntuples:
+            return NOTHING_YET
+        return Latest(*(int(found.get_value(0, column) or b"") for column in range(3)))
 
     def _begin_write(self) -> None:
         try:

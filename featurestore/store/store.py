@@ -26,7 +26,7 @@ from featurestore.store.tables import store_meta
 
 # Connections kept open for readers; a burst beyond it opens and closes its own.
 IDLE_READERS = 32
-# Between attempts at a commit that the database has ended.
+# Between attempts at a commit that the database has ended: longer each time, up to the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
 # In store_meta: since when every writer has overwritten what it removed.
@@ -92,24 +92,37 @@ class Store:
         each StoreInterruptedError; the last one passes.
         """
         until_s = time.monotonic() + self._database.busy_timeout_s
+        pauses_s = iter([FIRST_PAUSE_S * 2**n for n in range(6)])
         kept = False
 
+        def paused() -> bool:
+            pause_s = next(pauses_s, LONGEST_PAUSE_S)
+            if time.monotonic() + pause_s > until_s:
+                return False
+            time.sleep(pause_s)
+            return True
+
         @contextlib.contextmanager
-        def attempt(pause_s: float) -> Iterator[Commit]:
+        def attempt() -> Iterator[Commit]:
             nonlocal kept
+            opened = contextlib.ExitStack()
+            while True:
+                try:
+                    commit = opened.enter_context(self.commit(kind, now_us=now_us, detail=detail))
+                    break
+                except StoreInterruptedError:
+                    if not paused():
+                        raise
             try:
-                with self.commit(kind, now_us=now_us, detail=detail) as commit:
+                with opened:
                     yield commit
                 kept = True
             except StoreInterruptedError:
-                if time.monotonic() + pause_s > until_s:
+                if not paused():
                     raise
-                time.sleep(pause_s)
 
-        pause_s = FIRST_PAUSE_S
         while not kept:
-            yield attempt(pause_s)
-            pause_s = min(2 * pause_s, LONGEST_PAUSE_S)
+            yield attempt()
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

@@ -21,7 +21,7 @@ import pytest
 from featurestore import FeatureStore
 from featurestore.errors import StoreError, StoreInterruptedError, StoreUnavailableError
 from featurestore.store import DELTA_LEVEL, SEGMENT_LEVEL, CounterKey, SegmentRow, Store
-from featurestore.store.postgres import _SEGMENTS, _SET
+from featurestore.store.postgres import _SEGMENTS, _SEGMENTS_OF_ONE, _SET, PostgresSession
 from tests.integration.backfill_project import (
     answers,
     assert_parity,
@@ -186,8 +186,7 @@ def test_segments_and_identities_are_hashed_into_eight_partitions_that_a_read_ch
             assert min(found.values()) > 20
         for setting in _SET:
             connection.execute(setting)
-        query = _SEGMENTS.replace("%s::bytea[]", "$1", 1).replace("%s", "$2")
-        connection.execute(f"PREPARE reading (bytea[], bigint) AS {query}")
+        connection.execute(f"PREPARE reading (bytea[], bigint) AS {_SEGMENTS.query.decode()}")
         plan = "\n".join(
             line for (line,) in connection.execute("EXPLAIN (ANALYZE) EXECUTE reading (ARRAY['7'::bytea], 1)")
         )
@@ -196,6 +195,23 @@ def test_segments_and_identities_are_hashed_into_eight_partitions_that_a_read_ch
         and plan.count("entity_key = asked.key") == 8
         and "Seq Scan" not in plan
     ), plan
+
+
+def test_a_statement_of_the_read_path_is_prepared_once_a_connection(store: Store):
+    timeline = new_timeline(store)
+    append(store, timeline, b"x")
+    for _ in range(20):
+        with store.snapshot() as snapshot:
+            assert snapshot.read(timeline, [b"left"]) == {b"left": [b"x"]}
+            assert len(snapshot.read(timeline, [b"left", b"right"])) == 2
+            snapshot.definitions()
+    (session,) = store._readers
+    assert isinstance(session, PostgresSession)
+    rows = session.raw.execute("SELECT statement, generic_plans, custom_plans FROM pg_prepared_statements")
+    used = {statement: plans for statement, *plans in rows.fetchall()}
+    assert used[_SEGMENTS.query.decode()] == used[_SEGMENTS_OF_ONE.query.decode()] == [20, 0]
+    # SQLAlchemy's are prepared by the driver, after a few.
+    assert any("definitions" in statement and plans[0] > 10 for statement, plans in used.items())
 
 
 # Several at once
@@ -322,7 +338,7 @@ def test_a_session_that_is_ended_inside_a_snapshot_or_a_commit_says_so_and_keeps
     timeline = new_timeline(store)
     with store.snapshot() as snapshot:
         postgres.terminate_backends(name_of(postgres_url))
-        with pytest.raises(StoreInterruptedError, match="being shut down"):
+        with pytest.raises(StoreInterruptedError, match=r"being shut down|connection was lost"):
             snapshot.read(timeline, [b"left"])
 
     def be_ended() -> None:
@@ -330,7 +346,7 @@ def test_a_session_that_is_ended_inside_a_snapshot_or_a_commit_says_so_and_keeps
             commit.append(timeline, [SegmentRow(b"left", DELTA_LEVEL, 0, 1, b"x")])
             postgres.terminate_backends(name_of(postgres_url))
 
-    with pytest.raises(StoreInterruptedError, match="being shut down"):
+    with pytest.raises(StoreInterruptedError, match=r"being shut down|connection was lost"):
         be_ended()
     with store.snapshot() as snapshot:
         assert snapshot.commit_number == 1 and snapshot.read(timeline, [b"left"]) == {}
