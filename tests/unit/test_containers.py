@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from featurestore.settings import Settings, load
+from tests.services.kafka import SETTINGS as BROKER
 from tests.services.postgres import MAJOR
 
 ROOT = Path(__file__).parents[2]
@@ -49,12 +50,12 @@ def ours(services: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
 def commands_of(service: dict[str, Any]) -> list[list[str]]:
     """The `featurestore` command lines that a service runs."""
     given = service["command"]
-    lines = given[2].split("&&") if given[:2] == ["sh", "-c"] else [shlex.join(given)]
-    return [shlex.split(line) for line in lines]
+    text = given[2] if given[:2] == ["sh", "-c"] else shlex.join(given)
+    return [shlex.split(line) for line in re.findall(r"featurestore [^&|;\n]+", text)]
 
 
 def test_every_service_is_there_with_a_health_check_or_an_end(services: dict[str, dict[str, Any]]):
-    assert {"postgres", "migrate", "api"} <= services.keys()
+    assert services.keys() == {"postgres", "kafka", "migrate", "api", "streaming"}
     for name, service in services.items():
         if name == "migrate":
             assert service["restart"] == "on-failure" and service["healthcheck"] == {"disable": True}
@@ -70,6 +71,7 @@ def test_whoever_depends_waits_for_health_or_for_the_end(services: dict[str, dic
             assert name in services
     # Else `up --wait` takes a migration that has ended for a failure.
     assert "migrate" in services["api"]["depends_on"]
+    assert services["streaming"]["depends_on"].keys() == {"migrate", "kafka"}
 
 
 def test_what_must_outlive_a_container_is_in_a_volume(
@@ -77,7 +79,8 @@ def test_what_must_outlive_a_container_is_in_a_volume(
 ):
     used = {volume.partition(":")[0] for one in services.values() for volume in one["volumes"]}
     assert used == compose["volumes"].keys()
-    assert "postgres:/var/lib/postgresql/data" in services["postgres"]["volumes"]
+    assert services["postgres"]["volumes"] == ["postgres:/var/lib/postgresql/data"]
+    assert services["kafka"]["volumes"] == [f"kafka:{services['kafka']['environment']['KAFKA_LOG_DIRS']}"]
 
 
 def test_one_image_is_all_that_is_ours_and_the_others_name_their_versions(
@@ -93,6 +96,47 @@ def test_postgresql_is_of_the_version_that_the_tests_run(services: dict[str, dic
     assert services["postgres"]["image"] == f"postgres:{MAJOR}"
 
 
+def test_kafka_is_the_broker_that_the_tests_run_and_is_advertised_where_workers_look(
+    services: dict[str, dict[str, Any]],
+):
+    kafka, jars = services["kafka"], (ROOT / "tests/services/kafka.jars").read_text()
+    version = re.search(r"^org\.apache\.kafka:kafka_2\.13:([\d.]+) ", jars, re.MULTILINE)
+    assert version is not None and kafka["image"] == f"apache/kafka:{version[1]}"
+    environment = {name: str(value) for name, value in kafka["environment"].items()}
+    tested = dict(line.split("=", 1) for line in BROKER.split() if "=" in line)
+    for name in ("process.roles", "node.id", "controller.listener.names", "offsets.topic.replication.factor",
+                 "transaction.state.log.replication.factor", "transaction.state.log.min.isr"):  # fmt: skip
+        assert environment[f"KAFKA_{name.upper().replace('.', '_')}"] == tested[name], name
+    listeners = dict(one.split("://") for one in environment["KAFKA_ADVERTISED_LISTENERS"].split(","))
+    workers = services["streaming"]["environment"]["FEATURESTORE_STREAMING__BOOTSTRAP_SERVERS"]
+    assert listeners["PLAINTEXT"] == workers
+    port = listeners["HOST"].rpartition(":")[2]
+    assert kafka["ports"] == [f"127.0.0.1:{port}:{port}"]
+    assert {one.partition("://")[0] for one in environment["KAFKA_LISTENERS"].split(",")} == {
+        one.partition(":")[0] for one in environment["KAFKA_LISTENER_SECURITY_PROTOCOL_MAP"].split(",")
+    }
+
+
+def test_the_loop_of_the_stream_workers_is_a_shell_script_that_passes_sigterm_on(
+    services: dict[str, dict[str, Any]], tmp_path: Path
+):
+    script = services["streaming"]["command"][2].replace("$$", "$")
+    worker = tmp_path / "featurestore"
+    worker.write_text(
+        '#!/bin/sh\ntrap "echo ended; exit 0" TERM\necho "$@"\nwhile true; do sleep 0.05; done\n'
+    )
+    worker.chmod(0o755)
+    running = subprocess.Popen(
+        ["sh", "-c", script],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert running.stdout is not None
+    assert running.stdout.readline() == "stream --workers 2\n"
+    running.terminate()
+    said, _ = running.communicate(timeout=20)
+    assert said == "ended\n" and running.returncode == 0
+
+
 def test_the_settings_of_our_services_are_settings_and_name_the_services(
     services: dict[str, dict[str, Any]], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ):
@@ -104,6 +148,7 @@ def test_the_settings_of_our_services_are_settings_and_name_the_services(
             for name, value in environment.items():
                 inside.setenv(name, str(value))
             found: Settings = load(tmp_path)
+        assert found.streaming.bootstrap_servers == "kafka:9092"
         assert found.store.url == (
             f"postgresql://{database['POSTGRES_USER']}@postgres:5432/{database['POSTGRES_DB']}"
         )
@@ -145,7 +190,9 @@ def test_the_image_runs_as_nobody_special_with_exact_versions(dockerfile: list[t
     assert names.index("USER") < names.index("CMD")
     assert any("--require-hashes -r requirements-serve.lock" in text for _, text in dockerfile)
     lock = (ROOT / "requirements-serve.lock").read_text()
-    assert all(re.search(rf"^{name}==", lock, re.MULTILINE) for name in ("psycopg", "psycopg-binary"))
+    assert all(
+        re.search(rf"^{name}==", lock, re.MULTILINE) for name in ("psycopg", "psycopg-binary", "kafka-python")
+    )
 
 
 def test_the_image_is_made_of_files_that_are_there_and_sent_to_the_builder(
