@@ -71,6 +71,7 @@ class FeatureStore:
             {name: (source, plans.sources[name]) for name, source in declared.sources.items()},
             {name: (view, plans.views[name]) for name, view in declared.views.items()},
             {name: (service, plans.services[name]) for name, service in declared.services.items()},
+            plans.rows,
         )
 
     def plan(self) -> PlanReport:
@@ -246,7 +247,7 @@ class FeatureStore:
             return backfill(
                 self.store,
                 self.root,
-                self.plans.views,
+                {**self.plans.rows, **self.plans.views},
                 views,
                 rebuild=rebuild,
                 progress=progress,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,6 +15,7 @@ from featurestore.dsl.source import EventSource
 from featurestore.dsl.table_source import TableSource
 from featurestore.errors import DefinitionError, FeatureStoreError, SettingsError
 from featurestore.plan.compile import service_plan, source_plan, table_plan, view_plan
+from featurestore.plan.lookups import lookup_plans, rows_view
 from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan
 
 Declaration = Entity | EventSource | TableSource | FeatureView | FeatureService
@@ -37,6 +38,8 @@ class Plans:
     sources: Mapping[str, SourcePlan]
     views: Mapping[str, ViewPlan]
     services: Mapping[str, ServicePlan]
+    rows: Mapping[str, ViewPlan] = field(default_factory=dict)
+    """Views that nobody declares: rows of tables that are looked up, by primary key."""
 
 
 def load_module(path: Path) -> ModuleType:
@@ -109,15 +112,26 @@ def collect(values: Mapping[str, object]) -> Declarations:
             )
         if isinstance(item, FeatureView):
             add(item.entity)
-            add(item.source)
+            add_source(item.source)
         elif isinstance(item, FeatureService):
             for part in item.features:
                 if isinstance(part, FeatureView):
                     add(part)
 
+    def add_source(source: EventSource | TableSource) -> None:
+        if not isinstance(source, EventSource) or not source.lookups:
+            add(source)
+            return
+        # What is looked up on the way is no part of the source: plain or not, it is one.
+        add(replace(source, lookups=()))
+        for lookup in source.lookups:
+            add(lookup.of)
+
     for value in values.values():
         for item in value if isinstance(value, list | tuple) else (value,):
-            if isinstance(item, Declaration):
+            if isinstance(item, EventSource | TableSource):
+                add_source(item)
+            elif isinstance(item, Declaration):
                 add(item)
     return Declarations(found[Entity], found[EventSource], found[FeatureView], found[FeatureService])  # type: ignore[arg-type]
 
@@ -144,6 +158,28 @@ def compile_declarations(declarations: Declarations, root: Path) -> Plans:
         else:
             columns = source_columns(source, keys, root)
         sources[name] = source_plan(source, columns)
-    views = {name: view_plan(view, sources[view.source.name]) for name, view in declarations.views.items()}
+    made = _Views(sources)
+    views = {name: made.plan(view) for name, view in declarations.views.items()}
     services = {name: service_plan(service, views) for name, service in declarations.services.items()}
-    return Plans(sources, views, services)
+    # Only those whose columns a feature reads.
+    rows = {one.name: made.rows[one.name] for view in views.values() for one in view.inner() if one.hidden}
+    return Plans(sources, views, services, rows)
+
+
+class _Views:
+    """Plans of views and, each once, of what they look up."""
+
+    def __init__(self, sources: Mapping[str, SourcePlan]) -> None:
+        self._sources = sources
+        self._made: dict[str, ViewPlan] = {}
+        self.rows: dict[str, ViewPlan] = {}
+
+    def plan(self, of: TableSource | FeatureView) -> ViewPlan:
+        if isinstance(of, TableSource):
+            view = rows_view(self._sources[of.name])
+            return self.rows.setdefault(view.name, view)
+        if of.name not in self._made:
+            source = self._sources[of.source.name]
+            lookups = of.source.lookups if isinstance(of.source, EventSource) else ()
+            self._made[of.name] = view_plan(of, source, lookup_plans(of, source, lookups, self.plan))
+        return self._made[of.name]

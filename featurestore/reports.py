@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from featurestore.plan.nodes import HIDDEN, label_of
 from featurestore.store.registry import Change
 
 SIGNS = {"added": "+", "changed": "~", "removed": "-", "unchanged": " "}
@@ -39,7 +40,9 @@ class PlanReport:
                 continue
             why = f": {change.reason}" if change.reason else ""
             fill = "  [needs a backfill]" if change.backfill else ""
-            lines.append(f"{SIGNS[change.action]} {KINDS[change.kind]} {change.name}{why}{fill}")
+            hidden = change.kind == "feature_view" and change.name.startswith(HIDDEN)
+            what = label_of(change.name) if hidden else f"{KINDS[change.kind]} {change.name}"
+            lines.append(f"{SIGNS[change.action]} {what}{why}{fill}")
         lines.extend(f"warning: {warning}" for warning in self.warnings)
         moved = sum(change.action != "unchanged" for change in self.changes)
         if not moved:

@@ -72,7 +72,7 @@ def _views(registry: Registry) -> dict[str, list[AppliedView]]:
     """The versions of each view that is declared now, by name."""
     found: dict[str, list[AppliedView]] = {}
     for view in registry.versions.values():
-        if ("feature_view", view.plan.name) in registry.definitions:
+        if not view.plan.hidden and ("feature_view", view.plan.name) in registry.definitions:
             found.setdefault(view.plan.name, []).append(view)
     return dict(sorted(found.items()))
 

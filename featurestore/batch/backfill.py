@@ -25,7 +25,7 @@ from featurestore.batch.spans import standing
 from featurestore.errors import BackfillError, RowError, UnknownNameError, suggestion
 from featurestore.log.archive import archived
 from featurestore.log.files import list_files
-from featurestore.plan.nodes import ViewPlan
+from featurestore.plan.nodes import HIDDEN, ViewPlan
 from featurestore.plan.spec import encode
 from featurestore.store import Snapshot, Store, TimelineVersion
 from featurestore.store.changes import is_table
@@ -76,13 +76,16 @@ def backfill(
     a RowError that names it. A part (files of up to four million rows) is looked through before anything of
     it is written; parts and timelines before it stay, and the error says so.
     """
-    chosen = _chosen(views, names)
+    named = _chosen(views, names)
+    # What the views look up is filled first: they are served when it is there.
+    looked_up = {one.name: views[one.name] for view in named.values() for one in view.inner()}
+    chosen = {**looked_up, **named}
     with store.snapshot() as snapshot:
         registry = read_registry(snapshot)
     for plan in chosen.values():
         _check_applied(registry, plan)
     if rebuild:
-        _begin_rebuild(store, root, chosen, now)
+        _begin_rebuild(store, root, named, now)
     filled: list[Filled] = []
     for timeline, plan in _targets(store, chosen):
         try:
@@ -130,10 +133,11 @@ def _filled(
 def _chosen(views: Mapping[str, ViewPlan], names: Sequence[str] | None) -> dict[str, ViewPlan]:
     if names is None:
         return dict(views)
+    declared = [name for name in views if not name.startswith(HIDDEN)]
     for name in names:
-        if name not in views:
+        if name not in declared:
             raise UnknownNameError(
-                f'no feature view "{name}"', hint=suggestion(name, views, what="feature views")
+                f'no feature view "{name}"', hint=suggestion(name, declared, what="feature views")
             )
     return {name: views[name] for name in names}
 
@@ -146,7 +150,7 @@ def _check_applied(registry: Registry, plan: ViewPlan) -> None:
         fact = "is not applied as it is declared now"
     else:
         return
-    raise BackfillError(f'feature view "{plan.name}" {fact}', hint='run "featurestore apply"')
+    raise BackfillError(f"{plan.label} {fact}", hint='run "featurestore apply"')
 
 
 def _targets(store: Store, chosen: Mapping[str, ViewPlan]) -> list[tuple[TimelineVersion, ViewPlan]]:

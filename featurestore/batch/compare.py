@@ -19,6 +19,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from featurestore.batch.facts import Facts, Reader
+from featurestore.batch.lookups import Lookups, looking_up
 from featurestore.batch.responsible import Asked, Reason, Reasons, reasons
 from featurestore.batch.spine import Spine
 from featurestore.batch.training_set import feature_groups, known_by
@@ -26,8 +27,8 @@ from featurestore.dtypes import TIMESTAMP, instant_text
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import questions
 from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.timelines import ask
-from featurestore.plan.nodes import ViewPlan
+from featurestore.kernel.timelines import HeldLookup, ask
+from featurestore.plan.nodes import LookupPlan, ViewPlan
 from featurestore.serving.faces import json_values
 
 Bools = NDArray[np.bool_]
@@ -175,7 +176,9 @@ def compare_knowledge(
     """Each feature for each row of ``spine`` at both horizons, over one reading of the logs; the first
     ``limit`` values that differ are explained."""
     compared = [
-        _compare(spine, group, views, reader, known_at, threads) for group in feature_groups(features, views)
+        _compare(spine, some, lookups, views, reader, known_at, threads)
+        for group in feature_groups(features, views)
+        for lookups, some in looking_up(group, views)
     ]
     differing = {name: differs for one in compared for name, differs in one.differs.items()}
     counts = {feature.reference: int(differing[feature.reference].sum()) for feature in features}
@@ -209,6 +212,7 @@ class _Compared:
     view: ViewPlan
     features: Mapping[str, Feature]
     facts: Facts
+    lookups: tuple[HeldLookup, ...]
     found: NDArray[np.int64]
     keys: Mapping[str, pa.Array]
     values: Mapping[str, tuple[pa.Array, pa.Array]]
@@ -220,7 +224,7 @@ class _Compared:
         asked = [
             Asked(self.features[name], int(self.found[row]), int(spine.as_of[row])) for row, name in pairs
         ]
-        why = reasons(self.facts, self.view.source.schema, asked, known_at)
+        why = reasons(self.facts, self.view.source.schema, asked, known_at, self.lookups)
         return {pair: self._difference(*pair, spine, of) for pair, of in zip(pairs, why, strict=True)}
 
     def _difference(self, row: int, name: str, spine: Spine, why: Reasons) -> Difference:
@@ -237,6 +241,7 @@ class _Compared:
 def _compare(
     spine: Spine,
     features: Sequence[Feature],
+    lookups: Sequence[LookupPlan],
     views: Mapping[str, ViewPlan],
     reader: Reader,
     known_at: tuple[KnownAt, KnownAt],
@@ -244,13 +249,18 @@ def _compare(
 ) -> _Compared:
     view = views[features[0].view]
     keys = spine.keys(view.entity.keys, view.entity.dtypes, view.entity.name)
-    facts = reader.facts(view, features)
+    read = frozenset().union(*(views[feature.view].columns_for([feature]) for feature in features))
+    facts = reader.facts(view, features, read)
+    held = Lookups(reader).held(lookups, facts.table)
     found, entities = known_by(facts, keys)
     asked = questions(found, spine.as_of, entities, timed=spine.timed, threads=threads)
     before, after = (
-        ask(features, facts.table, facts.codes, entities, facts.roles, one, asked, threads=threads)[0]
+        ask(
+            features, facts.table, facts.codes, entities, facts.roles, one, asked,
+            lookups=held, threads=threads,
+        )[0]
         for one in known_at
-    )
+    )  # fmt: skip
     values = {
         one.feature.reference: (one.values, other.values)
         for one, other in zip(before.answers, after.answers, strict=True)
@@ -259,6 +269,7 @@ def _compare(
         view,
         {feature.reference: feature for feature in features},
         facts,
+        held,
         found,
         dict(zip(view.entity.keys, keys, strict=True)),
         values,

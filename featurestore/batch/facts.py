@@ -23,7 +23,6 @@ from featurestore.dsl.log import CSV, JSONLines
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import BOOL, INT64, DType
 from featurestore.kernel.changes import CLAIM_COLUMN
-from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.kernel.versions import HASH_COLUMN
@@ -76,10 +75,13 @@ class Reader:
         self._root = logs.root
         self.forgotten = logs.forgotten()
 
-    def facts(self, view: ViewPlan, features: Sequence[Feature]) -> Facts:
-        """All versions that ``features`` of ``view``'s source and entity may need."""
+    def facts(
+        self, view: ViewPlan, features: Sequence[Feature], columns: frozenset[str] | None = None
+    ) -> Facts:
+        """All versions that ``features`` of ``view``'s source and entity may need. ``columns``: those of the
+        source that they read; None where all are ``view``'s."""
         source = archived(view.source, self._root)
-        roles, wanted = _needed(view, features)
+        roles, wanted = _needed(view, features, view.columns_for(features) if columns is None else columns)
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
         parts: list[pa.Table] = []
         reasons: Counter[str] = Counter()
@@ -135,7 +137,7 @@ class Reader:
         source = view.source
         is_table = source.changes is not None
         primary_key = source.identity if is_table else ()
-        gone = self.forgotten.of(source.name, primary_key, also=view.entity.keys)
+        gone = self.forgotten.of(source.name, primary_key, also=view.entity.declared_keys)
         if gone is None and HASH_COLUMN not in whole.column_names:
             return whole, 0
         left = kept(whole, gone, source.roles.content, is_table=is_table)
@@ -189,7 +191,9 @@ def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> i
     return dropped
 
 
-def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles | ChangeRoles, frozenset[str]]:
+def _needed(
+    view: ViewPlan, features: Sequence[Feature], used: frozenset[str]
+) -> tuple[Roles | ChangeRoles, frozenset[str]]:
     """The columns to read, and the roles that matter for these features.
 
     Without ``id`` every row counts; when no operation depends on the order of ties either, the content that
@@ -202,8 +206,6 @@ def _needed(view: ViewPlan, features: Sequence[Feature]) -> tuple[Roles | Change
         or any(feature.op in ORDER_SENSITIVE for feature in features)
     ):
         return roles, frozenset(view.source.schema)
-    nodes = [node for one in features for node in (one.input, one.where, one.order) if node is not None]
-    used = frozenset().union(*(columns_of(node) for node in nodes))
     structural = (roles.event_time, roles.available_at, roles.deleted)
     named = frozenset(name for name in structural if name is not None)
     return replace(roles, version=None, order_by=None, content=()), used | named | frozenset(view.entity.keys)

@@ -125,7 +125,7 @@ def _definition_differences(recorded: Recorded, views: dict[str, ViewPlan]) -> I
 
 
 def _log_differences(recorded: Recorded, views: dict[str, ViewPlan], root: Path) -> Iterator[Difference]:
-    sources = {view.source.name: view.source for view in views.values()}
+    sources = {one.source.name: one.source for view in views.values() for one in (view, *view.inner())}
     for name, source in sources.items():
         log = source.log or archive_of(source)
         if log is None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -26,7 +26,7 @@ from featurestore.kernel.feature import Feature
 from featurestore.kernel.items import Items, ItemsKey
 from featurestore.kernel.questions import Questions, questions
 from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
-from featurestore.kernel.timelines import delay_groups, timelines
+from featurestore.kernel.timelines import HeldLookup, delay_groups, enrich, timelines
 from featurestore.kernel.versions import NEVER, Timeline, instants, single
 from featurestore.serving.faces import json_values
 
@@ -36,13 +36,15 @@ NAMED = 10
 ARRIVED, NOT_YET = "arrived", "not known yet"
 CORRECTED, RETRACTED, REINSTATED = "corrected", "retracted", "reinstated"
 CHANGED, DELETED = "changed", "deleted"
+ENRICHED = "looked up otherwise"
 
 
 @dataclass(frozen=True)
 class Reason:
     """What happened to one fact between the horizons: an event ``arrived``, was ``corrected``, ``retracted``
     or ``reinstated``; a table's row ``arrived``, was ``changed`` or ``deleted``; either is ``not known yet``
-    where the second horizon is the earlier one.
+    where the second horizon is the earlier one. An event that itself is the same at both, but not what it
+    looks up, is ``looked up otherwise``.
 
     ``id`` is the event's id or the row's primary key in its JSON face ({} for events without id); the
     instants are those of the version, or change, that made the difference; ``event_time`` is None where it
@@ -100,13 +102,19 @@ class Reasons:
 
 
 def reasons(
-    facts: Facts, schema: Mapping[str, DType], asked: Sequence[Asked], known_at: tuple[KnownAt, KnownAt]
+    facts: Facts,
+    schema: Mapping[str, DType],
+    asked: Sequence[Asked],
+    known_at: tuple[KnownAt, KnownAt],
+    lookups: Sequence[HeldLookup] = (),
 ) -> list[Reasons]:
     """Why each value that was asked for differs between the two horizons."""
     if not asked:
         return []
     entities = np.unique(np.array([one.entity for one in asked], np.int64))
-    table, codes = _of_entities(facts, entities)
+    picked, codes = _of_entities(facts, entities)
+    table = facts.table.take(pa.array(picked))
+    lookups = [replace(one, keys=one.keys[picked], tell=None) for one in lookups]
     explainer = _Explainer(table, codes, facts.roles, schema)
     numbers = np.searchsorted(entities, [one.entity for one in asked])
     made: list[Reasons | None] = [None] * len(asked)
@@ -117,7 +125,10 @@ def reasons(
     as_of = np.array([one.as_of for one in asked], np.int64)
     put = questions(numbers, as_of, len(entities))
     for delay_us, group in delay_groups(facts.roles, features):
-        sides = [_Side(known, delay_us, table, codes, len(entities), facts.roles, put) for known in known_at]
+        sides = [
+            _Side(known, delay_us, table, codes, len(entities), facts.roles, put, lookups)
+            for known in known_at
+        ]
         for feature in group:
             for i in wanted[feature.reference]:
                 sets = [side.seen(feature, i, int(numbers[i])) for side in sides]
@@ -126,9 +137,9 @@ def reasons(
     return [one for one in made if one is not None]
 
 
-def _of_entities(facts: Facts, entities: I64) -> tuple[pa.Table, I64]:
-    """All versions of the events of some entities; of tables all changes of each row that has been in one of
-    them, and the truncates. Codes number the entities anew, -1 for others."""
+def _of_entities(facts: Facts, entities: I64) -> tuple[I64, I64]:
+    """Where all versions of the events of some entities are; of tables all changes of each row that has been
+    in one of them, and the truncates. Codes number the entities anew, -1 for others."""
     mine = np.isin(facts.codes, entities)
     if isinstance(facts.roles, ChangeRoles):
         rows = content_hash(facts.table, facts.roles.primary_key)[:, 0]
@@ -138,18 +149,18 @@ def _of_entities(facts: Facts, entities: I64) -> tuple[pa.Table, I64]:
     codes = facts.codes[picked]
     found = np.isin(codes, entities)
     numbers = np.where(found, np.searchsorted(entities, np.where(found, codes, entities[0])), -1)
-    return facts.table.take(pa.array(picked)), numbers.astype(np.int64)
+    return picked, numbers.astype(np.int64)
 
 
 @dataclass(frozen=True)
 class _Set:
-    """What one question sees of a feature: ``rows`` of the table, and its ``items``, ``fact`` each one's
-    fact."""
+    """What one question sees of a feature: ``rows`` of the table, and its ``items``, ``row`` each one's
+    row."""
 
     rows: frozenset[int]
     of: Items
     items: I64
-    fact: I64
+    row: I64
 
 
 class _Side:
@@ -164,12 +175,18 @@ class _Side:
         entities: int,
         roles: Roles | ChangeRoles,
         asked: Questions,
+        lookups: Sequence[HeldLookup],
     ) -> None:
         self.known_at = known_at
         self.delay_us = delay_us
         self.line: Timeline = timelines(table, codes, entities, roles, known_at, delay_us=delay_us)[0]
         self._asked = asked
-        self._evaluation = Evaluation(self.line, table, asked, None)
+        self.looks_up = bool(lookups)
+        enriched = enrich(table, roles, lookups, known_at)
+        line = enriched.split(self.line)
+        # A fact a piece where events look something up: each is of a row of the table.
+        self._row = line.row if enriched.pieces is None else enriched.pieces.row[line.row]
+        self._evaluation = Evaluation(line, enriched.table, asked, None)
         self._place = np.full(table.num_rows, -1, np.int64)
         self._place[self.line.row] = np.arange(self.line.facts)
 
@@ -179,12 +196,12 @@ class _Side:
         edges = self._evaluation.item_edges(of, feature.window_us, feature.delay_us)
         items = _seen(edges, int(self._asked.answers[question]), entity)
         fact = of.fact_of(items)
-        return _Set(frozenset(self.line.row[np.unique(fact)].tolist()), of, items, fact)
+        return _Set(frozenset(self._row[fact].tolist()), of, items, self._row[fact])
 
     def face(self, row: int, seen: _Set) -> object:
         """What a feature can tell of a version in its set: when it happened, and what is taken of it."""
         place = self._place[row]
-        items = seen.items[seen.fact == place]
+        items = seen.items[seen.row == row]
         taken = [
             None if values is None else values.at(items).to_pylist()
             for values in (seen.of.values, seen.of.order)
@@ -264,13 +281,23 @@ class _Explainer:
         return made
 
     def explain(self, sides: Sequence[_Side], sets: Sequence[_Set], as_of: int) -> Reasons:
-        rows = sorted(sets[0].rows ^ sets[1].rows)
+        rows = sorted((sets[0].rows ^ sets[1].rows) | self._enriched(sides, sets))
         changed = list(dict.fromkeys(self._identity[rows].tolist())) if rows else []
         # Another version that looks the same to the feature matters only where a tie is broken by it.
         changed = [one for one in changed if self._looks_other(one, sides, sets)] or changed
         found = [self._reason(identity, sides, sets, as_of) for identity in changed]
         found.sort(key=lambda one: (self._available[one[0]], one[0]))
         return Reasons(len(found), tuple(self._told(*one) for one in found[:NAMED]))
+
+    def _enriched(self, sides: Sequence[_Side], sets: Sequence[_Set]) -> set[int]:
+        """Versions in both sets that look different: what they look up does."""
+        if not sides[0].looks_up:
+            return set()
+        return {
+            row
+            for row in sets[0].rows & sets[1].rows
+            if sides[0].face(row, sets[0]) != sides[1].face(row, sets[1])
+        }
 
     def _looks_other(self, identity: int, sides: Sequence[_Side], sets: Sequence[_Set]) -> bool:
         faces = [
@@ -284,6 +311,9 @@ class _Explainer:
     ) -> tuple[int, str, int]:
         """The version that made the difference, what it did, and a version in one of the sets."""
         rows = self._of_identity(identity)
+        same = [row for row in rows if all(row in seen.rows for seen in sets)]
+        if same:
+            return same[0], ENRICHED, same[0]
         learnt = [row for row in [*rows, *self._truncates] if self._learnt(row, sides, as_of)]
         states = [self._state(rows, side, seen.rows, as_of) for side, seen in zip(sides, sets, strict=True)]
         before, after = (seen.rows for seen in sets)

@@ -12,6 +12,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 from featurestore.batch import manifest as manifests
 from featurestore.batch.digest import of_columns, together
 from featurestore.batch.facts import Facts, Reader
+from featurestore.batch.lookups import Lookups, looking_up
 from featurestore.batch.spine import Spine
 from featurestore.dtypes import instant_text
 from featurestore.errors import SpineError
@@ -183,8 +185,9 @@ def training_set(
             )
     tally = _Tally()
     columns: dict[str, pa.Array] = {}
+    inner = Lookups(reader, partial(_count_met, tally, known_at, strict=strict))
     for group in feature_groups(features, views):
-        _evaluate_group(spine, group, views, reader, known_at, threads, tally, columns, strict=strict)
+        _evaluate_group(spine, group, views, reader, inner, known_at, threads, tally, columns, strict=strict)
     table = spine.table
     for feature in features:
         table = table.append_column(pa.field(feature.column, feature.dtype.arrow), columns[feature.reference])
@@ -205,6 +208,7 @@ def _evaluate_group(
     features: Sequence[Feature],
     views: Mapping[str, ViewPlan],
     reader: Reader,
+    inner: Lookups,
     known_at: KnownAt,
     threads: ThreadPoolExecutor | None,
     tally: _Tally,
@@ -214,7 +218,28 @@ def _evaluate_group(
 ) -> None:
     view = views[features[0].view]
     keys = spine.keys(view.entity.keys, view.entity.dtypes, view.entity.name)
-    facts = reader.facts(view, features)
+    read = frozenset().union(*(views[feature.view].columns_for([feature]) for feature in features))
+    facts = reader.facts(view, features, read)
+    _refuse_rejected(view, facts, strict=strict)
+    found, entities = known_by(facts, keys)
+    asked = questions(found, spine.as_of, entities, timed=spine.timed, threads=threads)
+    for lookups, some in looking_up(features, views):
+        answers, counts = ask(
+            some, facts.table, facts.codes, entities, facts.roles, known_at, asked,
+            lookups=inner.held(lookups, facts.table), threads=threads,
+        )  # fmt: skip
+        _count_met(tally, known_at, view, facts, counts, strict=strict)
+        _count_flagged(tally, answers)
+        for one in answers.answers:
+            columns[one.feature.reference] = one.values
+    nulls = np.zeros(spine.rows, np.bool_)
+    for key in keys:
+        if key.null_count:
+            nulls |= ~key.is_valid().to_numpy(zero_copy_only=False)
+    tally.rows_without_key[view.entity.name] = int(nulls.sum())
+
+
+def _refuse_rejected(view: ViewPlan, facts: Facts, *, strict: bool) -> None:
     if strict and facts.rejected:
         raise refused(
             view.source.name,
@@ -222,21 +247,6 @@ def _evaluate_group(
             count=facts.rejected,
             written=NOTHING,
         )
-    found, entities = known_by(facts, keys)
-    asked = questions(found, spine.as_of, entities, timed=spine.timed, threads=threads)
-    answers, counts = ask(
-        features, facts.table, facts.codes, entities, facts.roles, known_at, asked, threads=threads
-    )
-    nulls = np.zeros(spine.rows, np.bool_)
-    for key in keys:
-        if key.null_count:
-            nulls |= ~key.is_valid().to_numpy(zero_copy_only=False)
-    conflicts = conflicts_known(facts, counts, known_at)
-    if strict and conflicts:
-        raise refused(view.source.name, conflicts=conflicts, count=counts.corrections, written=NOTHING)
-    _count(tally, view, facts, counts, answers, conflicts, int(nulls.sum()))
-    for one in answers.answers:
-        columns[one.feature.reference] = one.values
 
 
 def known_by(facts: Facts, keys: Sequence[pa.Array]) -> tuple[NDArray[np.int64], int]:
@@ -266,15 +276,14 @@ def conflicts_known(facts: Facts, counts: Counts, known_at: KnownAt) -> list[Con
     )
 
 
-def _count(
-    tally: _Tally,
-    view: ViewPlan,
-    facts: Facts,
-    counts: Counts,
-    answers: Answers,
-    conflicts: Sequence[Conflict],
-    keyless_rows: int,
+def _count_met(
+    tally: _Tally, known_at: KnownAt, view: ViewPlan, facts: Facts, counts: Counts, *, strict: bool
 ) -> None:
+    """Count what a view's facts met, its own or those that are looked up."""
+    _refuse_rejected(view, facts, strict=strict)
+    conflicts = conflicts_known(facts, counts, known_at)
+    if strict and conflicts:
+        raise refused(view.source.name, conflicts=conflicts, count=counts.corrections, written=NOTHING)
     source = tally.sources.setdefault(view.source.name, {"entities": {}})
     source["entities"][view.entity.name] = {
         "versions": counts.versions,
@@ -293,7 +302,9 @@ def _count(
             "conflicts": [conflict.to_dict() for conflict in conflicts],
             "updates_of_unseen_rows": counts.unseen,
         }
-    tally.rows_without_key[view.entity.name] = keyless_rows
+
+
+def _count_flagged(tally: _Tally, answers: Answers) -> None:
     tally.flagged_expressions += answers.flagged_expressions
     for one in answers.answers:
         if one.flagged is not None and one.flagged.any():

@@ -48,6 +48,14 @@ class FeatureView:
                 f"{label}: source {self.source!r} is not a source",
                 hint="pass the EventSource or TableSource itself",
             )
+        if isinstance(self.source, EventSource):
+            looked_up = {name for lookup in self.source.lookups for name in lookup.names}
+            for key in self.entity.keys:
+                if key in looked_up:
+                    raise DefinitionError(
+                        f'{label}: "{key}", the key of entity "{self.entity.name}", is looked up',
+                        hint="an event belongs to the entity that its own columns name",
+                    )
         check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
         if not isinstance(self.features, list | tuple):
             raise DefinitionError(

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from featurestore.dsl.log import Log
 from featurestore.dsl.names import check_cosmetics, checked, column_names
 from featurestore.errors import DefinitionError
+
+if TYPE_CHECKING:
+    from featurestore.dsl.lookup import Lookup, Names, Of
 
 TIME_UNITS = ("s", "ms", "us", "ns")
 
@@ -78,7 +82,7 @@ class EventSource:
     ``available_at``: without it an event was known when it happened. ``version`` ranks an event's versions
     before ``available_at`` does. ``deleted``: a boolean column, true retracts the event. ``order_by`` orders
     events of one event time. ``columns``: the declared columns, a list of names or a mapping to types; by
-    default all of the log.
+    default all of the log. ``lookups`` are made by ``lookup()`` and are no part of the log.
     """
 
     name: str
@@ -96,6 +100,7 @@ class EventSource:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict, hash=False)
     owner: str = ""
+    lookups: tuple[Lookup, ...] = ()
 
     def __post_init__(self) -> None:
         checked(self.name, "source")
@@ -161,3 +166,15 @@ class EventSource:
             self.event_time, *self.ids, self.available_at, self.version, self.deleted, self.order_by, stamped
         )  # fmt: skip
         return tuple(dict.fromkeys(name for name in named if name is not None))
+
+    def lookup(self, of: Of, on: Names, columns: Names | Mapping[str, str]) -> EventSource:
+        """The same source, each event with ``columns`` of a TableSource's row or of a FeatureView's features
+        at its own time: what was strictly before the event, as known at the question's ``known_at``.
+
+        ``on``: the event's column(s) that hold the table's primary key, or the keys of the view's entity, in
+        their order. ``columns``: columns of the table (named alike), features of the view (named
+        ``view__feature``), or a mapping of new names to them.
+        """
+        from featurestore.dsl.lookup import looked_up
+
+        return looked_up(self, of, on, columns)

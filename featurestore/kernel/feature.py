@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from featurestore.dtypes import DType
-from featurestore.kernel.expression import Node
+from featurestore.kernel.expression import Node, columns
 from featurestore.kernel.operations import OPERATIONS, Operation
 
 
@@ -47,6 +47,12 @@ class Feature:
     def column(self) -> str:
         """The name of its result column, ``view__feature``."""
         return f"{self.view}__{self.name}"
+
+    @property
+    def reads(self) -> frozenset[str]:
+        """The columns that its expressions read."""
+        nodes = [node for node in (self.input, self.where, self.order) if node is not None]
+        return frozenset().union(*(columns(node) for node in nodes))
 
     def parameter(self, key: str) -> object:
         return dict(self.parameters).get(key)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, date, datetime
 from decimal import Decimal
@@ -27,7 +27,7 @@ from featurestore.kernel.expression_types import bind, infer
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.operations import ORDERED
 from featurestore.kernel.roles import ChangeRoles, Roles
-from featurestore.plan.nodes import ChangeFormat, EntityPlan, ServicePlan, SourcePlan, ViewPlan
+from featurestore.plan.nodes import ChangeFormat, EntityPlan, LookupPlan, ServicePlan, SourcePlan, ViewPlan
 
 KEY_KINDS = ("int64", "string", "uuid", "bool", "date", "timestamp", "decimal", "binary")
 RESERVED = "__"
@@ -170,19 +170,19 @@ def entity_plan(entity: Entity, source: SourcePlan, label: str) -> EntityPlan:
     return EntityPlan(entity.name, entity.keys, tuple(schema[key] for key in entity.keys))
 
 
-def view_plan(view: FeatureView, source: SourcePlan) -> ViewPlan:
-    """A feature view over its source's plan."""
+def view_plan(view: FeatureView, source: SourcePlan, lookups: Sequence[LookupPlan] = ()) -> ViewPlan:
+    """A feature view over its source's plan, with the lookups that its features read of those that the source
+    declares."""
     label = f'feature view "{view.name}"'
-    features = [
-        feature
-        for aggregation in view.features
-        for feature in _features(view.name, aggregation, source, label)
-    ]
-    return ViewPlan(view.name, entity_plan(view.entity, source, label), source, tuple(features))
+    plan = ViewPlan(view.name, entity_plan(view.entity, source, label), source, (), tuple(lookups))
+    features = tuple(
+        feature for aggregation in view.features for feature in _features(aggregation, plan, label)
+    )
+    return replace(plan, features=features, lookups=plan.lookups_for(features))
 
 
-def _bound(text: str, source: SourcePlan, label: str) -> tuple[Node, DType]:
-    schema = source.schema
+def _bound(text: str, view: ViewPlan, label: str) -> tuple[Node, DType]:
+    schema, source = view.schema, view.source
     try:
         node = bind(parse(text), schema)
         return node, infer(node, schema)
@@ -191,14 +191,14 @@ def _bound(text: str, source: SourcePlan, label: str) -> tuple[Node, DType]:
         raise type(error)(f"{label}: {error.fact}{where}", hint=error.hint) from None
 
 
-def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: str) -> Iterable[Feature]:
+def _features(aggregation: Aggregation, view: ViewPlan, label: str) -> Iterable[Feature]:
     operation = aggregation.operation
     node: Node | None = None
     dtype = INT64
     explode = False
     what = f"{label}: agg.{aggregation.op}"
     if aggregation.column is not None:
-        node, dtype = _bound(aggregation.column, source, label)
+        node, dtype = _bound(aggregation.column, view, label)
         if dtype.kind == "list" and not operation.whole_lists:
             assert dtype.item is not None
             explode, dtype = True, dtype.item
@@ -209,7 +209,7 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
             )
     where: Node | None = None
     if aggregation.where is not None:
-        where, kind = _bound(aggregation.where, source, label)
+        where, kind = _bound(aggregation.where, view, label)
         if kind != BOOL:
             raise DefinitionError(
                 f'{label}: where="{aggregation.where}" is {kind}, not a predicate',
@@ -218,7 +218,7 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
     parameters = dict(aggregation.parameters)
     order: Node | None = None
     if isinstance(text := parameters.get("order"), str):
-        order, kind = _bound(text, source, label)
+        order, kind = _bound(text, view, label)
         if kind.kind not in ORDERED:
             raise DefinitionError(
                 f'{what}: order="{text}" is {kind}', hint=f"order takes {', '.join(ORDERED)}"
@@ -226,13 +226,13 @@ def _features(view: str, aggregation: Aggregation, source: SourcePlan, label: st
     result = operation.result(dtype, parameters)
     default = checked_default(aggregation.default, result, what)
     for name, window in aggregation.feature_names():
-        if window is not None and source.roles.event_time is None:
+        if window is not None and view.source.roles.event_time is None:
             raise DefinitionError(
-                f'{what}: a window over source "{source.name}", which has no event_time',
+                f'{what}: a window over source "{view.source.name}", which has no event_time',
                 hint="name the row's own time with event_time=, or leave the windows out: a lifetime feature",
             )
         yield Feature(
-            view=view,
+            view=view.name,
             name=name,
             op=aggregation.op,
             input=node,

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from featurestore.kernel.expression import canonical
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
-from featurestore.plan.nodes import SourcePlan, ViewPlan
+from featurestore.plan.nodes import LookupPlan, SourcePlan, ViewPlan
 
 
 def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
@@ -25,6 +25,8 @@ def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
         f"          reads {', '.join(f'{name} {source.schema[name]}' for name in used)}",
         *(_events(roles, source.timezone) if isinstance(roles, Roles) else _changes(roles, source)),
     ]
+    for lookup in view.lookups_for(features):
+        lines.extend(_lookup(lookup, roles.event_time or "", "  look up "))
     for (where, window_us, delay_us, window), group in _edges(features).items():
         span = "lifetime" if window_us is None else f"window {window}"
         delay = f", delay {delay_us} us" if delay_us else ""
@@ -32,6 +34,17 @@ def explain(view: ViewPlan, features: Sequence[Feature] | None = None) -> str:
         lines.append(f"  edges   {span}{delay}{predicate}")
         lines.extend(f"    {_step(feature)}" for feature in group)
     return "\n".join(lines)
+
+
+def _lookup(lookup: LookupPlan, event_time: str, margin: str) -> Iterator[str]:
+    """A lookup in words, and those that the looked-up view's own facts make, one step in."""
+    view = lookup.view
+    of = f"rows of {view.source.name}" if view.hidden else view.name
+    by = " and ".join(f"{key} = {on}" for key, on in zip(view.entity.keys, lookup.on, strict=True))
+    what = ", ".join(f"{name} = {feature.name}" for name, feature in lookup.columns)
+    yield f"{margin}{what}: of {of} where {by}, at {event_time}, as known at the question's known_at"
+    for one in view.lookups:
+        yield from _lookup(one, view.source.roles.event_time or "", f"    {margin}")
 
 
 def _events(roles: Roles, timezone: str) -> list[str]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, field, fields
+from collections.abc import Collection, Iterable, Iterator
+from dataclasses import dataclass, field, fields, replace
 
 from featurestore.dsl.log import Log
 from featurestore.dsl.source import KafkaTopic
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
-from featurestore.kernel.expression import Node, canonical, columns
+from featurestore.kernel.expression import Node, canonical
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
 
@@ -25,6 +26,10 @@ def fingerprint(meaning: object) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:32]
 
 
+PRIMARY_KEY = "primary key"
+"""The entity of a view of a table's rows. No declared entity can have this name."""
+
+
 @dataclass(frozen=True)
 class EntityPlan:
     """An entity's key columns and their types."""
@@ -32,6 +37,12 @@ class EntityPlan:
     name: str
     keys: tuple[str, ...]
     dtypes: tuple[DType, ...]
+
+    @property
+    def declared_keys(self) -> tuple[str, ...]:
+        """The key columns; () for rows of a table, whose primary key is no entity's: a column of its name in
+        another source may be another thing."""
+        return () if self.name == PRIMARY_KEY else self.keys
 
 
 @dataclass(frozen=True)
@@ -89,27 +100,113 @@ class SourcePlan:
         return self.events.deleted
 
 
+HIDDEN = "__"
+"""How the names of views begin that nobody declares or asks: rows of a table by primary key, to be looked
+up."""
+
+
+BY_PRIMARY_KEY = "_by_primary_key"
+
+
+def label_of(view: str) -> str:
+    """How messages name a view."""
+    if not view.startswith(HIDDEN):
+        return f'feature view "{view}"'
+    return f'lookup of "{view.removeprefix(HIDDEN).removesuffix(BY_PRIMARY_KEY)}"'
+
+
+@dataclass(frozen=True)
+class LookupPlan:
+    """Columns that the events of a source take from features of ``view`` at their own time, (name, feature)
+    pairs. ``on``: the event's columns that hold the keys of the view's entity. A table's columns are features
+    of a view of its rows by primary key."""
+
+    view: ViewPlan
+    on: tuple[str, ...]
+    columns: tuple[tuple[str, Feature], ...]
+
+    @property
+    def features(self) -> tuple[Feature, ...]:
+        """The features to ask for, each once."""
+        return tuple({feature.reference: feature for _, feature in self.columns}.values())
+
+    def of(self, names: Collection[str]) -> LookupPlan | None:
+        """The part of it that brings ``names``; None for none."""
+        kept = tuple(pair for pair in self.columns if pair[0] in names)
+        if not kept:
+            return None
+        features = tuple({feature.reference: feature for _, feature in kept}.values())
+        view = replace(self.view, features=features, lookups=self.view.lookups_for(features))
+        return LookupPlan(view, self.on, kept)
+
+    @property
+    def meaning(self) -> object:
+        """What the columns' values depend on."""
+        return {
+            "on": self.on,
+            "columns": {name: feature_fingerprint(feature) for name, feature in self.columns},
+            "timeline": self.view.timeline_fingerprint,
+            "types": self.view.types_of(self.features),
+            "lookups": [one.meaning for one in self.view.lookups_for(self.features)],
+        }
+
+
 @dataclass(frozen=True)
 class ViewPlan:
-    """Features of one entity over one source."""
+    """Features of one entity over one source, whose events may take columns from elsewhere on the way."""
 
     name: str
     entity: EntityPlan
     source: SourcePlan
     features: tuple[Feature, ...]
+    lookups: tuple[LookupPlan, ...] = ()
+
+    @property
+    def hidden(self) -> bool:
+        return self.name.startswith(HIDDEN)
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return label_of(self.name)
 
     def feature(self, name: str) -> Feature | None:
         return next((feature for feature in self.features if feature.name == name), None)
 
+    def lookups_for(self, features: Iterable[Feature]) -> tuple[LookupPlan, ...]:
+        """Those parts of its lookups that ``features`` read."""
+        if not self.lookups:
+            return ()
+        used = read_by(features)
+        return tuple(part for one in self.lookups if (part := one.of(used)) is not None)
+
+    def columns_for(self, features: Iterable[Feature]) -> frozenset[str]:
+        """The source's own columns whose values ``features`` of the view read, themselves or to look up
+        others, besides those that play a part in every fact."""
+        features = tuple(features)
+        by = {name for one in self.lookups_for(features) for name in one.on}
+        brought = {name for one in self.lookups for name, _ in one.columns}
+        return frozenset((read_by(features) - brought) | by)
+
     def used_columns(self) -> frozenset[str]:
-        """The columns whose values the view's features read, besides those that play a part in every fact."""
-        nodes = [
-            node
-            for feature in self.features
-            for node in (feature.input, feature.where, feature.order)
-            if node is not None
-        ]
-        return frozenset().union(*(columns(node) for node in nodes))
+        """``columns_for`` all features."""
+        return self.columns_for(self.features)
+
+    def types_of(self, features: Iterable[Feature]) -> dict[str, str]:
+        """The types of the columns that ``features`` read."""
+        return {name: str(self.source.schema[name]) for name in sorted(self.columns_for(features))}
+
+    @property
+    def schema(self) -> dict[str, DType]:
+        """The types of the source's columns and of those that are looked up."""
+        brought = {name: feature.dtype for one in self.lookups for name, feature in one.columns}
+        return {**self.source.schema, **brought}
+
+    def inner(self) -> Iterator[ViewPlan]:
+        """The views that its lookups read, at any depth, innermost first."""
+        for one in self.lookups:
+            yield from one.view.inner()
+            yield one.view
 
     @property
     def timeline_fingerprint(self) -> str:
@@ -144,10 +241,16 @@ class ViewPlan:
         return fingerprint(
             {
                 "timeline": self.timeline_fingerprint,
-                "columns": {name: str(self.source.schema[name]) for name in sorted(self.used_columns())},
+                "columns": self.types_of(self.features),
                 "features": {feature.name: feature_fingerprint(feature) for feature in self.features},
+                **({"lookups": [one.meaning for one in self.lookups]} if self.lookups else {}),
             }
         )
+
+
+def read_by(features: Iterable[Feature]) -> frozenset[str]:
+    """The columns that the expressions of ``features`` read."""
+    return frozenset().union(*(feature.reads for feature in features))
 
 
 def _parts(source: SourcePlan) -> dict[str, object]:

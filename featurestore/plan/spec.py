@@ -20,7 +20,7 @@ from featurestore.errors import StoreVersionError
 from featurestore.kernel import expression
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.roles import ChangeRoles, Roles
-from featurestore.plan.nodes import ChangeFormat, EntityPlan, ServicePlan, SourcePlan, ViewPlan
+from featurestore.plan.nodes import ChangeFormat, EntityPlan, LookupPlan, ServicePlan, SourcePlan, ViewPlan
 
 _CLASSES: Mapping[str, type] = {
     made.__name__: made
@@ -28,7 +28,7 @@ _CLASSES: Mapping[str, type] = {
         *(value for value in vars(expression).values() if isinstance(value, type) and is_dataclass(value)),
         *(value for value in vars(log).values() if isinstance(value, type) and is_dataclass(value)),
         DType, Feature, TableSource, KafkaTopic, Roles, ChangeRoles, ChangeFormat,
-        EntityPlan, SourcePlan, ServicePlan, ViewPlan,
+        EntityPlan, SourcePlan, ServicePlan, LookupPlan, ViewPlan,
     )
 }  # fmt: skip
 
@@ -47,6 +47,9 @@ def decode(text: str) -> Any:
 def _encoded(value: object) -> object:
     if is_dataclass(value) and not isinstance(value, type):
         parts = {field.name: _encoded(getattr(value, field.name)) for field in fields(value)}
+        if isinstance(value, ViewPlan) and not value.lookups:
+            # As written before there were lookups: a definition that means the same has the same text.
+            del parts["lookups"]
         return {"$": type(value).__name__, **parts}
     match value:
         case tuple():

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from featurestore.kernel.changes import DELETE, OPERATION_COLUMN, TRUNCATE, UPSERT
 from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
-from featurestore.kernel.timelines import timelines
+from featurestore.kernel.timelines import HeldLookup, enrich, timelines
 from featurestore.kernel.versions import HASH_COLUMN, Timeline, instants, single
 from featurestore.store import Snapshot
 from featurestore.store.changes import ChangeLayout, is_table
@@ -45,10 +45,18 @@ class StoredFacts:
     codes: I64
     entities: int
 
-    def known(self, roles: Roles | ChangeRoles, known_at: KnownAt, *, delay_us: int) -> EntityFacts:
-        """Those that count, for features of one delay."""
+    def known(
+        self,
+        roles: Roles | ChangeRoles,
+        known_at: KnownAt,
+        *,
+        delay_us: int,
+        lookups: Sequence[HeldLookup] = (),
+    ) -> EntityFacts:
+        """Those that count, for features of one delay, with what they look up."""
         made, _ = timelines(self.table, self.codes, self.entities, roles, known_at, delay_us=delay_us)
-        return EntityFacts(self.table, made)
+        enriched = enrich(self.table, roles, lookups, known_at)
+        return EntityFacts(enriched.table, enriched.split(made))
 
 
 class StoredTimeline:

@@ -141,13 +141,16 @@ def explain_value(
         keys = canonical_keys(chosen, {name: [value] for name, value in entity.items()})
         group = groups(chosen)[0]
         stored, asked = lookup.facts(snapshot, group, keys, np.array([as_of], np.int64), whole=True)
+        plan = one.view.plan
+        lookups = lookup.held(snapshot, plan.lookups_for([one.feature]), stored)
         commit_number = snapshot.commit_number
-    facts = stored.known(one.view.plan.source.roles, known_at, delay_us=one.feature.delay_us)
+    facts = stored.known(plan.source.roles, known_at, delay_us=one.feature.delay_us, lookups=lookups)
     answers = answer([one.feature], facts.timeline, facts.table, asked, latest=True)
     given = answers.answers[0]
     assert given.latest is not None
     vector = FeatureVector(one.asked, one.feature, given.values, answers.found, given.flagged, given.latest)
-    schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()}
+    brought = {name: feature.dtype for each in plan.lookups for name, feature in each.columns}
+    schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()} | brought
     end_us = as_of - one.feature.delay_us
     window_us = one.feature.window_us
     return ExplainedValue(
@@ -162,7 +165,7 @@ def explain_value(
         end_us=end_us,
         view_version=one.view.version.version,
         store_commit=commit_number,
-        facts=explained_facts(one.feature, one.view.plan.source.roles, schema, facts, asked),
+        facts=explained_facts(one.feature, plan.source.roles, schema, facts, asked),
     )
 
 

@@ -16,16 +16,18 @@ from numpy.typing import NDArray
 from featurestore.dtypes import DType
 from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.kernel.evaluate import Answers
-from featurestore.kernel.expression import columns
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import Questions, questions
 from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.timelines import ask
+from featurestore.kernel.timelines import Held, HeldLookup, ask
+from featurestore.kernel.versions import single
 from featurestore.log.cast import cast_rows
+from featurestore.plan.nodes import LookupPlan, ViewPlan
 from featurestore.serving.entity_facts import StoredFacts, StoredTimeline
 from featurestore.serving.vectors import FeatureVector, FeatureVectors
 from featurestore.store import Snapshot, Store
 from featurestore.store.entity_key import encode_keys
+from featurestore.store.records import TimelineVersion
 from featurestore.store.registry import AppliedView, Registry, read_registry
 
 I64 = NDArray[np.int64]
@@ -80,9 +82,11 @@ class Lookup:
             found: dict[tuple[str, str], FeatureVector] = {}
             for group in groups(chosen):
                 facts, asked = self.facts(snapshot, group, keys, times)
-                roles = group[0].view.plan.source.roles
-                answers, _ = ask([one.feature for one in group], facts.table, facts.codes, facts.entities,
-                                 roles, known_at, asked, latest=True)  # fmt: skip
+                plan, features = group[0].view.plan, [one.feature for one in group]
+                answers, _ = ask(
+                    features, facts.table, facts.codes, facts.entities, plan.source.roles, known_at, asked,
+                    lookups=self.held(snapshot, plan.lookups_for(features), facts), latest=True,
+                )  # fmt: skip
                 found |= _vectors(group, answers)
             commit_number = snapshot.commit_number
         return FeatureVectors(
@@ -114,17 +118,53 @@ class Lookup:
         encoded = _encoded(columns, entity.dtypes)
         numbers: dict[bytes, int] = {}
         codes = np.array([numbers.setdefault(key, len(numbers)) for key in encoded], np.int64)
-        stored = self._timelines.get(view.timeline.id)
-        if stored is None:
-            stored = self._timelines[view.timeline.id] = StoredTimeline(view.timeline)
         values = {}
-        if read := entity.keys if whole else _key_columns(group):
+        features = [one.feature for one in group]
+        if read := entity.keys if whole else _key_columns(view.plan, features):
             first = pa.array(np.unique(codes, return_index=True)[1])
             values = {name: keys[name][0].take(first) for name in read}
-        source = view.plan.source
+        stored = self._read(snapshot, view.timeline, view.plan, numbers, values)
+        return stored, questions(codes, times, len(numbers))
+
+    def held(
+        self, snapshot: Snapshot, lookups: Sequence[LookupPlan], facts: StoredFacts
+    ) -> tuple[HeldLookup, ...]:
+        """What is stored, in the same state, of the entities whose features ``facts`` look up."""
+        return tuple(self._held(snapshot, one, facts) for one in lookups)
+
+    def _held(self, snapshot: Snapshot, one: LookupPlan, facts: StoredFacts) -> HeldLookup:
+        view = one.view
+        timeline = self.registry(snapshot).inner_timeline(view)
+        columns = [single(facts.table, name) for name in one.on]
+        numbers: dict[bytes, int] = {}
+        encoded = _encoded(columns, view.entity.dtypes)
+        codes = np.array([numbers.setdefault(key, len(numbers)) for key in encoded], np.int64)
+        first = pa.array(np.unique(codes, return_index=True)[1])
+        values = {
+            name: column.take(first)
+            for name, column in zip(view.entity.keys, columns, strict=True)
+            if name in _key_columns(view, view.features)
+        }
+        found = self._read(snapshot, timeline, view, numbers, values)
+        inner = self.held(snapshot, view.lookups, found)
+        held = Held(found.table, found.codes, found.entities, view.source.roles, inner)
+        return HeldLookup(held, codes, one.columns)
+
+    def _read(
+        self,
+        snapshot: Snapshot,
+        timeline: TimelineVersion,
+        plan: ViewPlan,
+        numbers: Mapping[bytes, int],
+        values: Mapping[str, pa.Array],
+    ) -> StoredFacts:
+        stored = self._timelines.get(timeline.id)
+        if stored is None:
+            stored = self._timelines[timeline.id] = StoredTimeline(timeline)
+        source = plan.source
         primary_key = () if source.changes is None else source.identity
         gone = self.registry(snapshot).forgotten.of(source.name, primary_key, pending=True)
-        return stored.read(snapshot, numbers, values, gone), questions(codes, times, len(numbers))
+        return stored.read(snapshot, numbers, values, gone)
 
 
 def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:
@@ -215,11 +255,22 @@ def _canonical(name: str, values: Sequence[object], dtype: DType) -> pa.Array:
 
 
 def groups(chosen: Sequence[Chosen]) -> list[list[Chosen]]:
-    """Features that read the same timelines: they share one read and one sort."""
-    made: dict[tuple[int, tuple[str, ...]], list[Chosen]] = {}
+    """Features that read the same timelines and look up the same columns: they share one read and one
+    sort."""
+    made: dict[tuple[int, tuple[str, ...]], list[tuple[tuple[LookupPlan, ...], list[Chosen]]]] = {}
     for one in chosen:
-        made.setdefault((one.view.timeline.id, one.view.plan.entity.keys), []).append(one)
-    return list(made.values())
+        plan = one.view.plan
+        lookups: tuple[LookupPlan, ...] = ()
+        if plan.lookups:
+            lookups = plan.lookups_for([other.feature for other in chosen if other.view is one.view])
+        alike = made.setdefault((one.view.timeline.id, plan.entity.keys), [])
+        for known, group in alike:
+            if known == lookups:
+                group.append(one)
+                break
+        else:
+            alike.append((lookups, [one]))
+    return [group for alike in made.values() for _, group in alike]
 
 
 def _encoded(columns: Sequence[pa.Array], dtypes: Sequence[DType]) -> list[bytes]:
@@ -232,14 +283,9 @@ def _encoded(columns: Sequence[pa.Array], dtypes: Sequence[DType]) -> list[bytes
     return [next(found) if there else b"" for there in whole.tolist()]
 
 
-def _key_columns(group: Sequence[Chosen]) -> list[str]:
-    """The entity's keys that a feature, or the order of facts, reads like any other column."""
-    plan = group[0].view.plan
-    used = set(plan.source.roles.structural)
-    for one in group:
-        for node in (one.feature.input, one.feature.where, one.feature.order):
-            if node is not None:
-                used |= columns(node)
+def _key_columns(plan: ViewPlan, features: Sequence[Feature]) -> list[str]:
+    """The entity's keys that a feature, a lookup, or the order of facts reads like any other column."""
+    used = plan.columns_for(features) | set(plan.source.roles.structural)
     return [name for name in plan.entity.keys if name in used]
 
 

@@ -14,7 +14,7 @@ from featurestore.plan.nodes import ViewPlan
 from featurestore.store.commit import Commit
 from featurestore.store.positions import Position, committed_positions, read_positions
 from featurestore.store.records import TimelineVersion
-from featurestore.store.registry import AppliedView, Registry, read_registry
+from featurestore.store.registry import AppliedView, Registry, inner_timelines, read_registry
 from featurestore.store.store import Store
 
 
@@ -102,7 +102,8 @@ def _switch(commit: Commit, registry: Registry, timeline: TimelineVersion) -> li
         newest = filling_version(registry, view.plan)
         if applied is not None and applied.fingerprint == view.version.fingerprint and newest == view:
             commit.switch_view(view.version.id)
-            switched.append(view.label)
+            if not view.plan.hidden:
+                switched.append(view.label)
         else:
             # Filled, but no longer what is declared: readable by its version's name.
             commit.set_view_state(view.version.id, "pinned")
@@ -110,8 +111,15 @@ def _switch(commit: Commit, registry: Registry, timeline: TimelineVersion) -> li
 
 
 def _waiting(registry: Registry, timeline: TimelineVersion) -> list[AppliedView]:
-    return [
-        view
-        for view in registry.versions.values()
-        if view.timeline.id == timeline.id and view.version.state == "filling"
-    ]
+    """The views that have waited for a timeline version, to read it or to look something up in it, and for no
+    other any more."""
+    found = []
+    for view in registry.versions.values():
+        if view.version.state != "filling":
+            continue
+        read = [view.timeline, *inner_timelines(registry, view.plan)]
+        ids = {one.id for one in read if one is not None}
+        others = {one.id for one in read if one is not None and one.state != "current"} - {timeline.id}
+        if None not in read and not others and timeline.id in ids:
+            found.append(view)
+    return found

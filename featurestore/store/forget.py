@@ -19,7 +19,7 @@ import pyarrow as pa
 from featurestore.dtypes import DType, instant_text, parse
 from featurestore.errors import RequestError
 from featurestore.log.cast import cast_rows
-from featurestore.plan.nodes import SourcePlan
+from featurestore.plan.nodes import PRIMARY_KEY, SourcePlan
 from featurestore.store.changes import is_table
 from featurestore.store.commit import Commit
 from featurestore.store.erasing import TimelineEraser, erased_push
@@ -190,7 +190,8 @@ class _Key:
 
 def _known(snapshot: Snapshot, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
     """The entities that have a key of ``columns``, and the types that these columns have in timelines."""
-    timelines = snapshot.timeline_versions()
+    # Rows that are looked up by primary key are no entity's: the columns' names say too little.
+    timelines = [one for one in snapshot.timeline_versions() if one.entity != PRIMARY_KEY]
     keys = {one.entity: own_keys(one) for one in timelines}
     names = tuple(sorted(name for name, own in keys.items() if tuple(sorted(own)) == columns))
     if not names:

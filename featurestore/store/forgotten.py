@@ -24,6 +24,7 @@ from featurestore.kernel.changes import CLAIM_COLUMN, DELETE, OPERATION_COLUMN, 
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.kernel.versions import HASH_COLUMN, instants, single
+from featurestore.plan.nodes import PRIMARY_KEY
 from featurestore.store.entity_key import decode_key
 from featurestore.store.records import ForgottenKey, TimelineVersion
 from featurestore.store.snapshot import Snapshot
@@ -196,7 +197,8 @@ def read_forgotten(snapshot: Snapshot, timelines: Iterable[TimelineVersion] | No
     scopes: dict[str, set[KeyColumns]] = {}
     newest = 0
     for one in snapshot.timeline_versions() if timelines is None else timelines:
-        scopes.setdefault(one.source, set()).add(tuple(sorted(own_keys(one))))
+        if one.entity != PRIMARY_KEY:
+            scopes.setdefault(one.source, set()).add(tuple(sorted(own_keys(one))))
         newest = max(newest, one.id)
     return Forgotten(
         tuple(keys),

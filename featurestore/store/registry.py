@@ -18,7 +18,14 @@ from featurestore.dsl.source import EventSource
 from featurestore.dsl.table_source import TableSource
 from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.kernel.roles import ChangeRoles, Roles
-from featurestore.plan.nodes import ServicePlan, SourcePlan, ViewPlan, feature_fingerprint, fingerprint
+from featurestore.plan.nodes import (
+    HIDDEN,
+    ServicePlan,
+    SourcePlan,
+    ViewPlan,
+    feature_fingerprint,
+    fingerprint,
+)
 from featurestore.plan.spec import decode, encode
 from featurestore.store.commit import Commit
 from featurestore.store.forgotten import Forgotten, read_forgotten
@@ -59,10 +66,11 @@ class Registry:
     def view(self, name: str) -> AppliedView:
         """The view that ``view`` or ``view@version`` names; an error says what there is, or that it isn't
         filled yet."""
+        asked = not name.startswith(HIDDEN)
         found = self.versions.get(name) if "@" in name else self.current.get(name)
-        if found is not None:
+        if found is not None and asked:
             return found
-        kept = [view for view in self.versions.values() if view.plan.name == name]
+        kept = [view for view in self.versions.values() if view.plan.name == name and asked]
         if any(view.version.state == "filling" for view in kept):
             raise RequestError(f'feature view "{name}" is not filled yet', hint='run "featurestore backfill"')
         if kept:
@@ -71,9 +79,17 @@ class Registry:
                 hint=f"versions that are kept: {', '.join(view.label for view in kept)}",
             )
         known = self.versions if "@" in name else self.current
+        shown = [one for one in known if not one.startswith(HIDDEN)]
         raise UnknownNameError(
-            f'no feature view "{name}"', hint=suggestion(name, known, what="feature views")
+            f'no feature view "{name}"', hint=suggestion(name, shown, what="feature views")
         )
+
+    def inner_timeline(self, plan: ViewPlan) -> TimelineVersion:
+        """The timelines of a view that is looked up; an error says that they aren't filled yet."""
+        found = covering_timeline(self, plan)
+        if found is None or found.state != "current":
+            raise RequestError(f"{plan.label} is not filled yet", hint='run "featurestore backfill"')
+        return found
 
 
 def read_registry(snapshot: Snapshot) -> Registry:
@@ -131,6 +147,22 @@ class Desired:
     sources: Mapping[str, tuple[EventSource | TableSource, SourcePlan]]
     views: Mapping[str, tuple[FeatureView, ViewPlan]]
     services: Mapping[str, tuple[FeatureService, ServicePlan]]
+    rows: Mapping[str, ViewPlan] = field(default_factory=dict)
+    """Views that nobody declares: rows of tables that are looked up."""
+
+    @property
+    def view_plans(self) -> dict[str, ViewPlan]:
+        return {**self.rows, **{name: plan for name, (_, plan) in self.views.items()}}
+
+
+@dataclass(frozen=True)
+class _Undeclared:
+    """What stands for the declaration of a view that has none."""
+
+    name: str
+    description: str = ""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    owner: str = ""
 
 
 def wanted_definitions(desired: Desired) -> list[Definition]:
@@ -138,7 +170,7 @@ def wanted_definitions(desired: Desired) -> list[Definition]:
 
     def definition(
         kind: str,
-        declared: Entity | EventSource | TableSource | FeatureView | FeatureService,
+        declared: Entity | EventSource | TableSource | FeatureView | FeatureService | _Undeclared,
         plan: object,
         meaning: str,
     ) -> Definition:
@@ -156,6 +188,8 @@ def wanted_definitions(desired: Desired) -> list[Definition]:
     ]
     for source, source_plan in desired.sources.values():
         made.append(definition("source", source, encode(source_plan), fingerprint(encode(source_plan))))
+    for name, rows in desired.rows.items():
+        made.append(definition("feature_view", _Undeclared(name), encode(rows), rows.fingerprint))
     for view, view_plan in desired.views.values():
         made.append(definition("feature_view", view, encode(view_plan), view_plan.fingerprint))
     for service, service_plan in desired.services.values():
@@ -171,8 +205,13 @@ def _parts(definition: Definition) -> Mapping[str, str]:
     decoded = decode(plan)
     if isinstance(decoded, ViewPlan):
         parts = {f'feature "{feature.name}"': feature_fingerprint(feature) for feature in decoded.features}
+        looked_up = {
+            f'looked-up "{name}"': fingerprint(one.of([name]).meaning)  # type: ignore[union-attr]
+            for one in decoded.lookups
+            for name, _ in one.columns
+        }
         return {**parts, "entity": decoded.entity.name, "source": decoded.source.name,
-                "facts": decoded.timeline_fingerprint}  # fmt: skip
+                "facts": decoded.timeline_fingerprint, **looked_up}  # fmt: skip
     if isinstance(decoded, ServicePlan):
         return {f'feature "{reference}"': "" for reference in decoded.features}
     assert isinstance(decoded, SourcePlan)
@@ -207,14 +246,15 @@ def changes(registry: Registry, desired: Desired) -> list[Change]:
     """What an apply of ``desired`` would change, declaration by declaration."""
     wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
     made: list[Change] = []
+    plans = desired.view_plans
     for key, new in wanted.items():
         old = registry.definitions.get(key)
         backfill = False
         if new.kind == "feature_view":
-            plan = desired.views[new.name][1]
+            plan = plans[new.name]
             found = matching_version(registry, plan)
             timeline = found.timeline if found is not None else covering_timeline(registry, plan)
-            backfill = timeline is None or timeline.state == "filling"
+            backfill = timeline is None or timeline.state == "filling" or not is_ready(registry, plan)
         if old is None:
             made.append(Change(*key, "added", "new", backfill))
         elif old.fingerprint != new.fingerprint:
@@ -256,6 +296,16 @@ def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | N
     return min(found, key=lambda timeline: (timeline.state != "current", -timeline.id), default=None)
 
 
+def inner_timelines(registry: Registry, plan: ViewPlan) -> list[TimelineVersion | None]:
+    """The timelines that a view's lookups read, at any depth; None for one that is not there."""
+    return [covering_timeline(registry, view) for view in plan.inner()]
+
+
+def is_ready(registry: Registry, plan: ViewPlan) -> bool:
+    """Whether all that a view looks up is filled."""
+    return all(one is not None and one.state == "current" for one in inner_timelines(registry, plan))
+
+
 def _structural(plan: ViewPlan) -> Iterable[str]:
     return (*plan.source.roles.structural, *plan.entity.keys)
 
@@ -281,8 +331,8 @@ def new_timeline(commit: Commit, plan: ViewPlan) -> int:
 def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
     """Make the registry hold ``desired``, inside one write transaction.
 
-    A view whose timeline is filled is switched at once; another becomes current when a backfill has filled
-    it.
+    A view whose timelines are filled, those that it looks up too, is switched at once; another becomes
+    current when a backfill has filled them.
     """
     wanted = {(one.kind, one.name): one for one in wanted_definitions(desired)}
     for key, new in wanted.items():
@@ -295,21 +345,22 @@ def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
             if key[0] == "feature_view" and key[1] in registry.current:
                 commit.set_view_state(registry.current[key[1]].version.id, "pinned")
     made: dict[str, int] = {}
-    for name, (_, plan) in desired.views.items():
+    for name, plan in desired.view_plans.items():
         found = matching_version(registry, plan)
         if found is not None:
-            if found.version.state != "current" and found.timeline.state == "current":
+            filled = found.timeline.state == "current" and is_ready(registry, plan)
+            if found.version.state != "current" and filled:
                 commit.switch_view(found.version.id)
             continue
         timeline = covering_timeline(registry, plan)
         timeline_id = made.get(plan.timeline_fingerprint) if timeline is None else timeline.id
         if timeline_id is None:
             timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
-            own = tuple(sorted(plan.entity.keys))
-            if own not in registry.forgotten.scopes.get(plan.source.name, ()):
+            own = tuple(sorted(plan.entity.declared_keys))
+            if own and own not in registry.forgotten.scopes.get(plan.source.name, ()):
                 commit.forget_more(own)
         version_id = commit.add_view_version(
             view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
         )
-        if timeline is not None and timeline.state == "current":
+        if timeline is not None and timeline.state == "current" and is_ready(registry, plan):
             commit.switch_view(version_id)

@@ -11,7 +11,7 @@ from featurestore.errors import RequestError, UnknownNameError, suggestion
 from featurestore.store.commit import Commit
 from featurestore.store.positions import forget_positions
 from featurestore.store.records import ViewVersion
-from featurestore.store.registry import Registry, read_registry
+from featurestore.store.registry import Registry, inner_timelines, read_registry
 from featurestore.store.store import Store
 
 # Removing 500 entities' rows takes some 20 ms.
@@ -51,12 +51,14 @@ def drop_version(store: Store, view: str, version: int | str, now: Callable[[], 
 
 
 def retire_unread(commit: Commit, registry: Registry, dropped: Collection[int]) -> None:
-    """Retire the timelines that only the ``dropped`` view versions read: nothing is written to them any
-    more."""
-    stay = {one.timeline.id for one in registry.versions.values() if one.version.id not in dropped}
-    for timeline_id in {
-        one.timeline.id for one in registry.versions.values() if one.version.id in dropped
-    } - stay:
+    """Retire the timelines that only the ``dropped`` view versions read, themselves or to look up columns:
+    nothing is written to them any more."""
+    stay: set[int] = set()
+    left: set[int] = set()
+    for one in registry.versions.values():
+        read = [one.timeline, *inner_timelines(registry, one.plan)]
+        (left if one.version.id in dropped else stay).update(each.id for each in read if each is not None)
+    for timeline_id in left - stay:
         commit.set_timeline_state(timeline_id, "retired")
         forget_positions(commit, timeline_id)
 

@@ -11,16 +11,19 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from featurestore.batch.keys import key_index
+from featurestore.batch.keys import KeyIndex, key_index
 from featurestore.dsl.feature_view import FeatureView
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import INT64, DType
 from featurestore.kernel.changes import OPERATION_COLUMN
 from featurestore.kernel.evaluate import NO_EVENT
 from featurestore.kernel.questions import questions
-from featurestore.kernel.roles import KnownAt
-from featurestore.kernel.timelines import ask
+from featurestore.kernel.roles import ChangeRoles, KnownAt
+from featurestore.kernel.timelines import Held, HeldLookup, ask
 from featurestore.plan.compile import source_plan, table_plan, view_plan
+from featurestore.plan.lookups import lookup_plans, rows_view
+from featurestore.plan.nodes import ViewPlan
+from featurestore.testing.reference import Logs
 
 
 @dataclass(frozen=True)
@@ -39,19 +42,14 @@ def kernel_answer(
     rows: Sequence[Mapping[str, object]],
     asked: Sequence[tuple[tuple[object, ...], int | None]],
     known_at: KnownAt,
+    logs: Logs | None = None,
 ) -> list[dict[str, KernelValue]]:
     """Each question's values by feature name. ``rows`` are canonical Python values (timestamps int
-    microseconds) of valid versions; ``asked`` are (keys, as_of) pairs."""
-    source = view.source
-    if isinstance(source, TableSource):
-        assert source.changed_at is not None
-        plan = view_plan(view, table_plan(source, schema, source.changed_at, source.positions))
-        schema = {**schema, OPERATION_COLUMN: INT64}
-    else:
-        plan = view_plan(view, source_plan(source, schema))
-        rows = [row for row in rows if all(row.get(key) is not None for key in plan.entity.keys)]
-    table = versions_table(schema, rows)
-    index, codes = key_index([table.column(key).combine_chunks() for key in plan.entity.keys])
+    microseconds) of valid versions; ``asked`` are (keys, as_of) pairs; ``logs`` has valid rows of the sources
+    that are looked up."""
+    logs = {**(logs or {}), view.source.name: (schema, rows)}
+    plan = _plan(view, logs)
+    held, index = _held(plan, logs)
     # One entity more, without facts: that of the keys that no row has.
     given = [
         pa.array([keys[i] for keys, _ in asked], dtype.arrow) for i, dtype in enumerate(plan.entity.dtypes)
@@ -64,12 +62,13 @@ def kernel_answer(
     )
     answers, _ = ask(
         plan.features,
-        table,
-        codes,
+        held.table,
+        held.codes,
         index.entities + 1,
-        plan.source.roles,
+        held.roles,
         known_at,
         sorted_questions,
+        lookups=held.lookups,
         latest=True,
     )
     out: list[dict[str, KernelValue]] = [{} for _ in asked]
@@ -84,6 +83,34 @@ def kernel_answer(
                 None if latest == NO_EVENT else latest,
             )
     return out
+
+
+def _plan(of: FeatureView | TableSource, logs: Logs) -> ViewPlan:
+    source = of if isinstance(of, TableSource) else of.source
+    schema, _ = logs[source.name]
+    if isinstance(source, TableSource):
+        assert source.changed_at is not None
+        made = table_plan(source, schema, source.changed_at, source.positions)
+        return rows_view(made) if isinstance(of, TableSource) else view_plan(of, made)
+    assert isinstance(of, FeatureView)
+    made = source_plan(source, schema)
+    return view_plan(of, made, lookup_plans(of, made, source.lookups, lambda inner: _plan(inner, logs)))
+
+
+def _held(plan: ViewPlan, logs: Logs) -> tuple[Held, KeyIndex]:
+    schema, rows = logs[plan.source.name]
+    if isinstance(plan.source.roles, ChangeRoles):
+        schema = {**schema, OPERATION_COLUMN: INT64}
+    else:
+        rows = [row for row in rows if all(row.get(key) is not None for key in plan.entity.keys)]
+    table = versions_table(schema, rows)
+    index, codes = key_index([table.column(key).combine_chunks() for key in plan.entity.keys])
+    lookups = []
+    for lookup in plan.lookups:
+        inner, inner_index = _held(lookup.view, logs)
+        keys = inner_index.find([table.column(name).combine_chunks() for name in lookup.on])
+        lookups.append(HeldLookup(inner, keys, lookup.columns))
+    return Held(table, codes, index.entities, plan.source.roles, tuple(lookups)), index
 
 
 def versions_table(schema: Mapping[str, DType], rows: Sequence[Mapping[str, object]]) -> pa.Table:

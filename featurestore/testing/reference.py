@@ -3,17 +3,22 @@
 Time: a version is known when it was available strictly before K; a fact counts when its event_time is in
 ``[T - delay - window, T - delay)``. Nothing is cut into intervals here: every question filters all versions
 anew. The order of work is that of the page: reject bad input, keep what K knows, choose each identity's
-version, and only then key, ``where``, null input and window.
+version, and only then key, ``where``, null input and window. What an event looks up is asked anew at its own
+time, with the question's K.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
+from featurestore.dsl.aggregation import agg
+from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureView
+from featurestore.dsl.lookup import Lookup
 from featurestore.dsl.source import EventSource
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.kernel.roles import KnownAt
 from featurestore.testing.reference_content import content_hash
@@ -31,8 +36,9 @@ from featurestore.testing.reference_features import (
     value_of,
 )
 from featurestore.testing.reference_operations import Item, rank
+from featurestore.testing.reference_tables import TableOracle
 
-__all__ = ["Counts", "Oracle", "Row", "Value", "Version"]
+__all__ = ["Counts", "Logs", "Oracle", "Row", "Value", "Version"]
 
 
 @dataclass(frozen=True)
@@ -79,21 +85,29 @@ class Version:
 
 
 class Oracle:
-    """Answers about ``view`` from the log rows themselves. ``schema`` has the declared columns, in order."""
+    """Answers about ``view`` from the log rows themselves. ``schema`` has the declared columns, in order;
+    ``logs`` the columns and rows of the sources that are looked up, by name."""
 
-    def __init__(self, view: FeatureView, schema: Mapping[str, DType], rows: Sequence[Row]) -> None:
+    def __init__(
+        self, view: FeatureView, schema: Mapping[str, DType], rows: Sequence[Row], logs: Logs | None = None
+    ) -> None:
         self.view = view
         self.schema = dict(schema)
         self.source = _event_source(view)
+        self._lookups = [looked_up(lookup, logs or {}) for lookup in self.source.lookups]
+        brought = {name: dtype for lookup in self._lookups for name, dtype in lookup.dtypes().items()}
         held = [{name: cast(row.get(name), dtype) for name, dtype in self.schema.items()} for row in rows]
         good = [row for row in held if not _is_bad(self.source, row)]
         self._rejected = len(held) - len(good)
         self.versions = [_version(view, self.schema, row, number) for number, row in enumerate(good)]
         self.features = [
-            feature for aggregation in view.features for feature in features_of(aggregation, self.schema)
+            feature
+            for aggregation in view.features
+            for feature in features_of(aggregation, {**self.schema, **brought})
         ]
-        # What a version contributes to a feature is the same at every T and K: computed once.
-        self._contributed: dict[tuple[str, int], list[Item]] = {}
+        # What a version contributes to a feature is the same at every T, and at every K but for what it looks
+        # up: computed once.
+        self._contributed: dict[tuple[str, int, int | None], list[Item]] = {}
 
     def dtypes(self) -> dict[str, DType]:
         """The type of each feature's values."""
@@ -105,16 +119,20 @@ class Oracle:
             return {feature.name: Value(None, flagged=False, latest=None) for feature in self.features}
         horizon = as_of if known_at == "as_of" else known_at
         facts = self.facts(keys, known_at=horizon)
-        return {feature.name: self._value(feature, facts, as_of) for feature in self.features}
+        return {feature.name: self._value(feature, facts, as_of, horizon) for feature in self.features}
 
-    def _value(self, feature: Feature, facts: Sequence[Version], as_of: int) -> Value:
+    def _value(self, feature: Feature, facts: Sequence[Version], as_of: int, known_at: int | None) -> Value:
         inside = [fact for fact in facts if in_window(feature, fact.happened, as_of)]
-        return value_of(feature, [item for fact in inside for item in self._items(feature, fact)], as_of)
+        items = [item for fact in inside for item in self._items(feature, fact, known_at)]
+        return value_of(feature, items, as_of)
 
-    def _items(self, feature: Feature, fact: Version) -> list[Item]:
-        place = (feature.name, fact.number)
+    def _items(self, feature: Feature, fact: Version, known_at: int | None) -> list[Item]:
+        place = (feature.name, fact.number, known_at if self._lookups else None)
         if place not in self._contributed:
-            self._contributed[place] = items_of(feature, fact.row, fact.happened)
+            row = dict(fact.row)
+            for lookup in self._lookups:
+                row |= lookup.columns(fact.row, as_of=fact.happened, known_at=known_at)
+            self._contributed[place] = items_of(feature, row, fact.happened)
         return self._contributed[place]
 
     def facts(self, keys: tuple[Any, ...], *, known_at: int | None) -> list[Version]:
@@ -196,3 +214,71 @@ def _chosen(versions: Sequence[Version]) -> Version:
 def _place(version: Version) -> tuple[Any, ...]:
     """Its place on the timeline. The last part settles rows without id, equal but for ``available_at``."""
     return (version.event_time, version.order, version.id, version.content, nulls_last(version.available_at))
+
+
+# --- what events look up
+
+
+Logs: TypeAlias = "Mapping[str, tuple[Mapping[str, DType], Sequence[Row]]]"
+"""Columns and rows of each source by name; those of a table are changes, as ``TableOracle`` takes them."""
+
+
+class LookedUp(Protocol):
+    """What one lookup brings to an event: values at the event's own time, as the question knows them."""
+
+    def dtypes(self) -> dict[str, DType]: ...
+
+    def columns(self, row: Row, *, as_of: int, known_at: int | None) -> Row: ...
+
+
+def looked_up(lookup: Lookup, logs: Logs) -> LookedUp:
+    return _OfTable(lookup, logs) if isinstance(lookup.of, TableSource) else _OfView(lookup, logs)
+
+
+class _OfTable:
+    """Columns of the row with this primary key: as its last change before the event left it."""
+
+    def __init__(self, lookup: Lookup, logs: Logs) -> None:
+        assert isinstance(lookup.of, TableSource)
+        self._lookup = lookup
+        self._schema, changes = logs[lookup.of.name]
+        rows = FeatureView("rows", Entity("row", key=list(lookup.of.primary_keys)), lookup.of, [agg.count()])
+        self._table = TableOracle(rows, self._schema, changes)
+        self._live: dict[tuple[int, int | None], dict[tuple[Any, ...], Row]] = {}
+
+    def dtypes(self) -> dict[str, DType]:
+        return {name: self._schema[column] for name, column in self._lookup.columns}
+
+    def columns(self, row: Row, *, as_of: int, known_at: int | None) -> Row:
+        if (as_of, known_at) not in self._live:
+            live = self._table.live(as_of=as_of, known_at=known_at)
+            self._live[as_of, known_at] = {change.primary_key: change.row for change in live}
+        key = tuple(nulls_first(row[name]) for name in self._lookup.on)
+        found = self._live[as_of, known_at].get(key, {})
+        return {name: found.get(column) for name, column in self._lookup.columns}
+
+
+class _OfView:
+    """Features of another view, as a training set's row would have them at the event's time."""
+
+    def __init__(self, lookup: Lookup, logs: Logs) -> None:
+        assert isinstance(lookup.of, FeatureView)
+        self._lookup = lookup
+        schema, rows = logs[lookup.of.source.name]
+        self._inner: Oracle | TableOracle
+        if isinstance(lookup.of.source, TableSource):
+            self._inner = TableOracle(lookup.of, schema, rows)
+        else:
+            self._inner = Oracle(lookup.of, schema, rows, logs)
+        self._answers: dict[tuple[Any, ...], dict[str, Value]] = {}
+
+    def dtypes(self) -> dict[str, DType]:
+        dtypes = self._inner.dtypes()
+        return {name: dtypes[feature] for name, feature in self._lookup.columns}
+
+    def columns(self, row: Row, *, as_of: int, known_at: int | None) -> Row:
+        keys = tuple(row[name] for name in self._lookup.on)
+        asked = (tuple(nulls_first(key) for key in keys), as_of, known_at)
+        if asked not in self._answers:
+            self._answers[asked] = self._inner.answer(keys, as_of=as_of, known_at=known_at)
+        return {name: self._answers[asked][feature].value for name, feature in self._lookup.columns}
