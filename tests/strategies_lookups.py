@@ -6,7 +6,7 @@ Time: all histories are within the same minutes, so late changes on one side mee
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from hypothesis import strategies as st
@@ -115,9 +115,7 @@ def looking(outer: History, inner: History, table: TableHistory) -> Looking:
     rows = rows_view.source
     assert isinstance(rows, TableSource)
     on = ["uid", "part"][: len(rows.primary_keys)]
-    others = _source(inner, "others")
-    if True:
-        others = others.lookup(rows, on=on, columns={"row_n": "n", "row_card": "card"})
+    others = _source(inner, "others").lookup(rows, on=on, columns={"row_n": "n", "row_card": "card"})
     activity = FeatureView(
         "activity",
         rows_view.entity,
@@ -191,7 +189,3 @@ def questions(draw: st.DrawFn, project: Looking, at_most: int = 12) -> list[Ques
 def horizons(project: Looking) -> st.SearchStrategy[KnownAt]:
     near = st.tuples(st.sampled_from(instants(project)), st.sampled_from([0, 1])).map(sum)
     return st.one_of(st.none(), st.just("as_of"), st.just("as_of"), near)
-
-
-def shown(values: Mapping[str, object]) -> str:
-    return ", ".join(f"{name}={value!r}" for name, value in values.items())
