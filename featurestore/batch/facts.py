@@ -75,13 +75,11 @@ class Reader:
         self._root = logs.root
         self.forgotten = logs.forgotten()
 
-    def facts(
-        self, view: ViewPlan, features: Sequence[Feature], columns: frozenset[str] | None = None
-    ) -> Facts:
-        """All versions that ``features`` of ``view``'s source and entity may need. ``columns``: those of the
-        source that they read; None where all are ``view``'s."""
+    def facts(self, view: ViewPlan, features: Sequence[Feature], used: frozenset[str] | None = None) -> Facts:
+        """All versions that ``features`` of ``view``'s source and entity may need. ``used``: the columns
+        of the source that they read; None where all are ``view``'s."""
         source = archived(view.source, self._root)
-        roles, wanted = _needed(view, features, view.columns_for(features) if columns is None else columns)
+        roles, wanted = _needed(view, features, view.columns_for(features) if used is None else used)
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
         parts: list[pa.Table] = []
         reasons: Counter[str] = Counter()

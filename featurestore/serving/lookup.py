@@ -82,10 +82,10 @@ class Lookup:
             found: dict[tuple[str, str], FeatureVector] = {}
             for group in groups(chosen):
                 facts, asked = self.facts(snapshot, group, keys, times)
-                plan, features = group[0].view.plan, [one.feature for one in group]
+                plan, wanted = group[0].view.plan, [one.feature for one in group]
                 answers, _ = ask(
-                    features, facts.table, facts.codes, facts.entities, plan.source.roles, known_at, asked,
-                    lookups=self.held(snapshot, plan.lookups_for(features), facts), latest=True,
+                    wanted, facts.table, facts.codes, facts.entities, plan.source.roles, known_at, asked,
+                    lookups=self.held(snapshot, plan.lookups_for(wanted), facts), latest=True,
                 )  # fmt: skip
                 found |= _vectors(group, answers)
             commit_number = snapshot.commit_number

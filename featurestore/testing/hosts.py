@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,10 @@ from featurestore.kernel.timelines import Held, HeldLookup, ask
 from featurestore.plan.compile import source_plan, table_plan, view_plan
 from featurestore.plan.lookups import lookup_plans, rows_view
 from featurestore.plan.nodes import ViewPlan
-from featurestore.testing.reference import Logs
+
+
+Logs: TypeAlias = "Mapping[str, tuple[Mapping[str, DType], Sequence[Mapping[str, object]]]]"
+"""Columns and rows of each source by name."""
 
 
 @dataclass(frozen=True)
