@@ -25,7 +25,6 @@ from featurestore.plan.compile import source_plan, table_plan, view_plan
 from featurestore.plan.lookups import lookup_plans, rows_view
 from featurestore.plan.nodes import ViewPlan
 
-
 Logs: TypeAlias = "Mapping[str, tuple[Mapping[str, DType], Sequence[Mapping[str, object]]]]"
 """Columns and rows of each source by name."""
 

@@ -177,6 +177,19 @@ def test_two_horizons_are_compared_after_what_each_of_them_looks_up(store: Featu
     assert (why.what, why.id) == ("looked up otherwise", {"purchase_id": "p2"})
 
 
+@pytest.mark.parametrize("known_at", HORIZONS)
+def test_a_forgotten_key_is_gone_from_both_hosts_and_a_table_that_is_only_looked_up_is_nobodys(
+    store: FeatureStore, known_at: str | None
+):
+    store.forget({"user_id": "u2"})
+    assert same_bits(offline(store, spine(), known_at), online(store, spine(), known_at))
+    assert value(store, "country_last", "u2", at("12:00:00")) is None
+    store.ingest("purchases", [purchase("p9", "u1", "s9", 1, "11:00:00")])
+    assert value(store, "country_last", "u1", at("12:00:00"), at("12:00:00")) == "NL"
+    with pytest.raises(RequestError, match="no applied entity has the key id"):
+        store.forget({"id": "u1"})
+
+
 def test_an_explained_value_shows_inputs_after_they_were_looked_up(store: FeatureStore):
     told = store.explain_value(
         "spend:country_histogram", {"user_id": "u1"}, as_of=at("+00:00:00.000001"), known_at="as_of"
