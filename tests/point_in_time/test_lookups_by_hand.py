@@ -124,3 +124,47 @@ def test_oracle_and_kernel_answer_as_computed_by_hand(asked: Asked):
     assert bits(answer.value) == expected
     [found] = kernel_answer(view, schema, rows, [(("u1",), asked.as_of)], asked.known_at, LOGS)
     assert bits(found["value"].value) == expected
+
+
+def test_a_row_that_left_the_entity_is_not_counted_in_what_was_known_before_a_late_change():
+    schema = schema_of(
+        {"id": "string", "card": "string", "lsn": "int64", "changed": "timestamp", "known": "timestamp"}
+    )
+    rows: list[Row] = [
+        {"id": name, "card": card, "lsn": lsn, "changed": instant(at), "known": instant(known), OPERATION: 0}
+        for lsn, (name, card, at, known) in enumerate(
+            [
+                ("r1", "c1", "09:00", "09:00"),
+                ("r1", "c2", "09:30", "09:30"),
+                ("r2", "c1", "09:10", "12:00"),  # late: what was known before it is asked apart
+            ]
+        )
+    ]
+    tickets = TableSource(
+        "tickets",
+        log=Parquet("none"),
+        primary_key="id",
+        changed_at="changed",
+        position="lsn",
+        available_at="known",
+    )
+    of_card = FeatureView("of_card", Entity("card", "card"), tickets, features=[agg.count(name="open")])
+    calls = EventSource("calls", log=Parquet("none"), event_time="ts", id="id")
+    called = schema_of({"id": "string", "card": "string", "ts": "timestamp"})
+    call: list[Row] = [{"id": "a", "card": "c1", "ts": instant("10:00")}]
+    view = FeatureView(
+        "calls_of",
+        Entity("card", "card"),
+        calls.lookup(of_card, on="card", columns={"open": "open"}),
+        features=[agg.last("open", name="value")],
+    )
+    logs: Logs = {"tickets": (schema, rows), "calls": (called, call)}
+    asked = [(("c1",), instant(clock)) for clock in ("11:00", "12:00", "12:00:00.000001")]
+    found = kernel_answer(view, called, call, asked, "as_of", logs)
+    oracle = Oracle(view, called, call, logs)
+    assert [answer["value"].value for answer in found] == [0, 0, 1]
+    assert [oracle.answer(keys, as_of=as_of, known_at="as_of")["value"].value for keys, as_of in asked] == [
+        0,
+        0,
+        1,
+    ]
