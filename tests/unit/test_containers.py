@@ -126,14 +126,18 @@ def test_the_loop_of_the_stream_workers_is_a_shell_script_that_passes_sigterm_on
         '#!/bin/sh\ntrap "echo ended; exit 0" TERM\necho "$@"\nwhile true; do sleep 0.05; done\n'
     )
     worker.chmod(0o755)
-    running = subprocess.Popen(
+    with subprocess.Popen(
         ["sh", "-c", script],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
-    assert running.stdout is not None
-    assert running.stdout.readline() == "stream --workers 2\n"
-    running.terminate()
-    said, _ = running.communicate(timeout=20)
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        stdout=subprocess.PIPE, text=True, start_new_session=True,
+    ) as running:  # fmt: skip
+        assert running.stdout is not None
+        assert running.stdout.readline() == "stream --workers 2\n"
+        running.terminate()
+        try:
+            said, _ = running.communicate(timeout=60)
+        finally:
+            running.kill()
     assert said == "ended\n" and running.returncode == 0
 
 
