@@ -106,7 +106,7 @@ def table_plan(
             source.op,
             operations,
             # What is cosmetic is no part of a plan.
-            replace(source, description="", tags={}, owner="", topic=None),
+            replace(source, description="", tags={}, owner=""),
         ),
         source.topic,
     )
