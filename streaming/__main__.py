@@ -52,13 +52,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def run(project: str, options: WorkerOptions, stop: Event) -> StreamReport:
     """A worker over a project's store; returns its report."""
     try:
+        from streaming.metrics import Metrics
         from streaming.worker import Worker
     except ModuleNotFoundError as error:
         raise StreamError(
             f"streams need {error.name}", hint='pip install "featurestore[streaming]"'
         ) from error
     with FeatureStore(project) as store:
-        return Worker(store.store, store.root, store.settings.streaming, options, stop=stop).run()
+        settings = store.settings.streaming
+        if settings.metrics_port is None:
+            return Worker(store.store, store.root, settings, options, stop=stop).run()
+        metrics = Metrics()
+        metrics.serve(settings.metrics_host, settings.metrics_port + options.number)
+        try:
+            return Worker(store.store, store.root, settings, options, metrics=metrics, stop=stop).run()
+        finally:
+            metrics.close()
 
 
 def _stop_without(parent: int, stop: Event) -> None:

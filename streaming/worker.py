@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
@@ -24,6 +25,7 @@ from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
 from featurestore.errors import FencedError, StalePositionError, StreamError
+from featurestore.kernel.roles import Roles
 from featurestore.log.archive import archive_path, archived_from, write_archive
 from featurestore.plan.nodes import SourcePlan
 from featurestore.settings import StreamingSettings
@@ -36,6 +38,7 @@ from featurestore.store.stream import StreamBatch, commit_batch, without_forgott
 from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
 from streaming.codec import codec_of
 from streaming.dead_letter import Publisher
+from streaming.metrics import Metrics
 from streaming.processor import Decoded, decode
 from streaming.settings import WorkerOptions, member_options, reader_options, worker_name
 
@@ -111,6 +114,7 @@ class Worker:
         settings: StreamingSettings,
         options: WorkerOptions,
         *,
+        metrics: Metrics | None = None,
         stop: Event | None = None,
         now: Callable[[], int] = clock.now,
     ) -> None:
@@ -118,6 +122,7 @@ class Worker:
         self._root = root
         self._settings = settings
         self._options = options
+        self._metrics = metrics
         self._now = now
         self._name = worker_name(settings, options)
         self.stop = stop or Event()
@@ -174,6 +179,8 @@ class Worker:
             self._stand_again()
         self._publish()
         self._serve_what_caught_up()
+        if self._metrics is not None:
+            self._tell_where_it_stands()
         if self._claim_s is not None and time.monotonic() > self._claim_s:
             self._claim()
 
@@ -195,8 +202,7 @@ class Worker:
         """Let go what was taken away; take over what was given."""
         gone, self._listener.gone = self._listener.gone, set()
         for one in gone:
-            self._held.pop(_partition(one), None)
-            self._ends.pop(_partition(one), None)
+            self._let_go(_partition(one))
         self._listener.new &= self._consumer.assignment()
         new = set(self._listener.new)
         if not new:
@@ -227,6 +233,20 @@ class Worker:
         self._assigned_s = time.monotonic()
         if self._claim_s is None:
             self._claim_s = self._assigned_s + CLAIM_S
+
+    def _let_go(self, one: Partition) -> None:
+        held = self._held.pop(one, None)
+        self._ends.pop(one, None)
+        if held is not None and self._metrics is not None:
+            for source in held.epochs:
+                self._metrics.gone(source, *one)
+
+    def _tell_where_it_stands(self) -> None:
+        assert self._metrics is not None
+        for one, held in self._held.items():
+            end = self._consumer.highwater(TopicPartition(*one)) or self._ends[one]
+            for source in held.epochs:
+                self._metrics.stands(source, *one, position=held.front, end=end)
 
     def _claim(self) -> bool:
         """Ask the group to assign again where a partition was never given to any worker, once.
@@ -278,8 +298,9 @@ class Worker:
         """Stop consuming what another worker has; go on with the rest from where the store stands."""
         logger.warning("%s", error.fact)
         lost = Partition(error.topic, error.partition)
-        self._held.pop(lost, None)
-        self._ends.pop(lost, None)
+        self._let_go(lost)
+        if self._metrics is not None:
+            self._metrics.refused()
         with self._store.snapshot() as snapshot:
             read_again(snapshot, self._sources.values(), self._held)
         at = TopicPartition(*lost)
@@ -358,7 +379,18 @@ class Worker:
         )
         if self._archives(plan):
             self._archive(plan, slices, batch, records)
-        made = commit_batch(self._store, batch, self._now())
+        now_us = self._now()
+        began_s = time.perf_counter()
+        made = commit_batch(self._store, batch, now_us)
+        if self._metrics is not None and not catching_up:
+            self._metrics.committed(
+                plan.name,
+                made.counts,
+                took_s=time.perf_counter() - began_s,
+                stamps_ms=[record.timestamp for record in records if record.timestamp >= 0],
+                latest_event_us=latest_event(plan, batch.table),
+                now_us=self._now(),
+            )
         self.report.add(plan.name, made.counts)
         if batch.dead:
             self._publisher.look([plan.name])
@@ -482,6 +514,14 @@ class Worker:
         if reached and self._claim_s not in (None, math.inf) and self._claim():
             self._claimed_until_s = time.monotonic() + UNASSIGNED_S
         return reached and time.monotonic() > self._claimed_until_s
+
+
+def latest_event(plan: SourcePlan, table: pa.Table) -> int | None:
+    """The latest event time, or time of a change, among canonical rows; in microseconds."""
+    roles = plan.roles
+    name = roles.event_time if isinstance(roles, Roles) else roles.changed_at
+    latest = pc.max(table.column(name).cast(pa.int64())).as_py()
+    return None if latest is None else int(latest)
 
 
 def dead_letters_of(source: str, records: Sequence[Any], decoded: Decoded) -> list[DeadLetter]:

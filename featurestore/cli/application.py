@@ -50,6 +50,7 @@ app.command(short_help="Show what differs between two horizons of knowledge, and
 )
 app.command(short_help="Push rows into a source.")(loading.ingest)
 app.command(short_help="Consume topics into the store.")(streams.stream)
+app.command(short_help="Show where streams stand.")(streams.status)
 app.add_typer(streams.dead_letters, name="dead-letters")
 app.command(short_help="Serve features over HTTP.")(online.serve)
 app.command(short_help="Fetch features, or explain their values.")(online.get)

@@ -1,4 +1,4 @@
-"""``stream`` and ``dead-letters``: topics into the store, and what could not be read.
+"""``stream``, ``status``, ``dead-letters``: topics into the store, where they stand, what could not be read.
 
 An offset is Kafka's number of a message; a position is the offset of the next message to read.
 """
@@ -23,6 +23,8 @@ from featurestore.dtypes import instant_text
 from featurestore.errors import SettingsError
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from featurestore import FeatureStore
     from featurestore.store.dead_letters import DeadLetter
 
@@ -45,7 +47,7 @@ Letters = Annotated[
 def stream(
     workers: Annotated[
         int,
-        typer.Option("--workers", min=1, max=256, help="Processes that consume and commit."),
+        typer.Option("--workers", min=1, max=256, help="Processes that consume, commit and serve metrics."),
     ] = 1,
     archive: Annotated[
         bool,
@@ -141,6 +143,99 @@ def _followed(running: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
     if any(one.returncode for one in running):
         raise typer.Exit(1)
     return [json.loads(text) for text in said]
+
+
+# What a person looks at first; the rest follows where there is any.
+_COUNTS = ("accepted", "corrected", "duplicate", "keyless", "ignored", "late", "dead_lettered")
+
+
+def status(
+    watch: Annotated[
+        float | None,
+        typer.Option("--watch", min=0.1, metavar="SECONDS", help="Again and again, until Ctrl-C."),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show where streams stand: positions, lag and counters of each source and partition.
+
+    Positions and counters are of one state of the store; how far a topic goes is asked of the brokers, or,
+    where none answers, as a worker saw it at its last commit (marked ~).
+
+    \b
+    Example:
+      featurestore status
+      featurestore status --watch 2
+      featurestore status --json
+    """
+    from featurestore import FeatureStore
+
+    with FeatureStore(".") as store:
+        if watch is None:
+            found = _standings(store)
+            if as_json:
+                write_json(found)
+            else:
+                write_columns(*_table(found))
+            return
+        from rich.live import Live
+
+        with Live(_rich(_standings(store)), auto_refresh=False) as live:
+            while True:
+                live.update(_rich(_standings(store)), refresh=True)
+                time.sleep(watch)
+
+
+def _standings(store: FeatureStore) -> list[dict[str, Any]]:
+    """Each standing with the topic's end as the brokers say it, where they do."""
+    from featurestore.store.stream_status import stream_standings
+
+    with store.store.snapshot() as snapshot:
+        found = [one.to_dict() for one in stream_standings(snapshot)]
+    asked = {(one["topic"], one["partition"]) for one in found}
+    ends = _streaming("streaming.lag").ends(store.settings.streaming, asked) if asked else {}
+    for one in found:
+        end = ends.get((one["topic"], one["partition"]))
+        one["end_is_of_now"] = end is not None
+        one["committed_at"] = instant_text(one.pop("committed_at_us"))
+        if end is not None:
+            one |= {"end": end, "lag": max(0, end - one["position"])}
+    return found
+
+
+def _table(found: list[dict[str, Any]]) -> tuple[list[str], list[list[object]]]:
+    others = sorted({kind for one in found for kind in one["counts"]} - {*_COUNTS, "delivered"})
+    kinds = [*_COUNTS, *others]
+    names = ["source", "partition", "position", "lag", *(kind.replace("_", "-") for kind in kinds), "worker",
+             "last commit"]  # fmt: skip
+    rows: list[list[object]] = []
+    for one in found:
+        place = f"{one['topic']}/{one['partition']}"
+        if one["catching_up"]:
+            place += f" (catching up: version {min(one['versions'])})"
+        lag = f"{one['lag']:,}" if one["end_is_of_now"] else f"~{one['lag']:,}"
+        counts = [one["counts"].get(kind, 0) for kind in kinds]
+        rows.append(
+            [
+                one["source"],
+                place,
+                one["position"],
+                lag,
+                *counts,
+                one["worker"],
+                one["committed_at"][:19] + "Z",
+            ]
+        )
+    return names, [[row[i] for row in rows] for i in range(len(names))]
+
+
+def _rich(found: list[dict[str, Any]]) -> Table:
+    from rich.table import Table
+
+    names, columns = _table(found)
+    table = Table(*names)
+    for row in zip(*columns, strict=True):
+        table.add_row(*map(str, row))
+    return table
 
 
 @dead_letters.command("list")

@@ -171,7 +171,8 @@ from featurestore import Entity, EventSource, FeatureView, KafkaTopic, agg
 
 card = Entity("card", key="card_id")
 clicks = EventSource("clicks", topic=KafkaTopic("{topic}"{options}), event_time="ts", id="id",
-    available_at="seen", columns={{"id": "string", "card_id": "string", "ts": "timestamp", "seen": "timestamp"}})
+    available_at="seen",
+    columns={{"id": "string", "card_id": "string", "ts": "timestamp", "seen": "timestamp"}})
 activity = FeatureView("activity", entity=card, source=clicks, features=[agg.count(name="n")])
 """
 
