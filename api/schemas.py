@@ -33,8 +33,8 @@ KnownAtField = Annotated[
 ]
 
 
-class OnlineRequest(msgspec.Struct):
-    """Which features, of which entities, as of when."""
+class OnlineRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """Which features, of which entities, as of when. A field of another name is refused, never ignored."""
 
     entities: EntityColumns
     features: Annotated[
@@ -50,6 +50,9 @@ class OnlineRequest(msgspec.Struct):
         Meta(description="absent: now; one instant, or one a row. A fact at exactly as_of is not seen"),
     ] = None
     known_at: KnownAtField = None
+    include_feature_view_version_metadata: Annotated[
+        bool, Meta(description="a field of Feast's; either way the answer has `metadata.view_versions`")
+    ] = False
 
 
 class FeatureColumn(msgspec.Struct):
@@ -79,8 +82,8 @@ class OnlineResponse(msgspec.Struct):
     results: list[FeatureColumn]
 
 
-class ExplainRequest(msgspec.Struct):
-    """One feature of one entity."""
+class ExplainRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """One feature of one entity. A field of another name is refused, never ignored."""
 
     feature: Annotated[str, Meta(description="`view:feature`", examples=["card_activity:amount_sum_7d"])]
     entities: EntityColumns

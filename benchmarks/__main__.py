@@ -9,7 +9,7 @@ from pathlib import Path
 
 NAMES = (
     "training_set", "backfill", "serving", "store_io", "postgres", "store_payload", "kernel_sums",
-    "kernel_ranked",
+    "kernel_ranked", "startup",
 )  # fmt: skip
 
 

@@ -130,8 +130,12 @@ class StalePositionError(StreamError):
 
 
 def suggestion(name: str, known: Iterable[str], *, what: str = "names") -> str:
-    """The hint that lists what exists and the closest match: ``columns are a, b; did you mean "a"?``"""
-    names = sorted(known)
+    """The hint that lists what exists and the closest match: ``columns are a, b; did you mean "a"?``
+
+    Names that begin with two underscores are the library's own: told to those only who ask for such a one.
+    """
+    own = name.startswith("__")
+    names = sorted(one for one in known if own or not one.startswith("__"))
     shown = ", ".join(names[:30]) + (f", ... ({len(names)} in all)" if len(names) > 30 else "")
     text = f"{what} are {shown}" if names else f"there are no {what}"
     near = difflib.get_close_matches(name, names, n=1, cutoff=0.5)

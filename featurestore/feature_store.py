@@ -20,7 +20,14 @@ from featurestore.dsl.source import EventSource
 from featurestore.errors import RequestError, SettingsError, UnknownNameError, suggestion
 from featurestore.instants import horizon, instant
 from featurestore.plan.compile import resolve
-from featurestore.project import Declarations, Plans, collect, compile_declarations, load_module
+from featurestore.project import (
+    Declarations,
+    Plans,
+    collect,
+    compile_declarations,
+    load_module,
+    no_declarations,
+)
 from featurestore.reports import MigrationReport, PlanReport
 from featurestore.settings import Settings, load
 
@@ -326,6 +333,9 @@ class FeatureStore:
     def store(self) -> Store:
         """The store, which ``apply`` has made."""
         if not self._store_exists():
+            declarations = self.root / self.settings.features
+            if not declarations.is_file():
+                raise no_declarations(declarations)
             raise SettingsError(
                 f"there is no store at {self.settings.store.shown} yet", hint='run "featurestore apply"'
             )

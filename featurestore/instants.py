@@ -51,4 +51,7 @@ def horizon(value: object) -> int | Literal["as_of"] | None:
         return None
     if value == "as_of":
         return "as_of"
-    return instant(value, what="known_at")
+    try:
+        return instant(value, what="known_at")
+    except RequestError as error:
+        raise RequestError(error.fact, hint=f'{error.hint}; or "as_of", each row\'s own') from None

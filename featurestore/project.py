@@ -45,10 +45,7 @@ class Plans:
 def load_module(path: Path) -> ModuleType:
     """Run a declarations' file; DefinitionError names the file and the line of what goes wrong."""
     if not path.is_file():
-        raise SettingsError(
-            f"there is no {path.name} in {path.parent}",
-            hint='run "featurestore init", or name the project\'s directory with -C DIR',
-        )
+        raise no_declarations(path)
     module = ModuleType("featurestore_declarations")
     module.__file__ = str(path)
     # Some decorators, those of dataclasses among them, look up the module of what they decorate.
@@ -79,6 +76,14 @@ def load_module(path: Path) -> ModuleType:
     finally:
         sys.path.remove(str(path.parent))
     return module
+
+
+def no_declarations(path: Path) -> SettingsError:
+    """What to say of a directory that is no project."""
+    return SettingsError(
+        f"there is no {path.name} in {path.parent}",
+        hint='run "featurestore init", or name the project\'s directory with -C DIR',
+    )
 
 
 def _line(error: BaseException, path: Path) -> int:

@@ -33,9 +33,10 @@ _YES_OR_NO = {"true": True, "1": True, "false": False, "0": False, "": False}
 
 @dataclass(frozen=True)
 class Pushed:
-    """The rows of a body, each with its line (the first is 1), and what was no row."""
+    """The rows of a body, each with its line (the first is 1), and what was no row. A null is for the source
+    to judge: among envelopes it is a tombstone."""
 
-    rows: list[Mapping[str, object]]
+    rows: list[Mapping[str, object] | None]
     lines: list[int]
     refused: list[tuple[int, str]]
 
@@ -107,7 +108,7 @@ def rows_of(kind: str, body: bytes) -> Pushed:
     pushed = Pushed([], [], [])
     if kind in JSON_TYPES:
         document = decoded(rows_decoder, body)
-        if not isinstance(document, dict | list):
+        if not isinstance(document, dict | list | None):
             raise unfit("the body is neither a JSON object nor a list of them")
         for line, row in enumerate(document if isinstance(document, list) else [document], 1):
             _take(pushed, line, row)
@@ -123,7 +124,7 @@ def rows_of(kind: str, body: bytes) -> Pushed:
 
 
 def _take(pushed: Pushed, line: int, row: Any) -> None:
-    if isinstance(row, dict):
+    if isinstance(row, dict | None):
         pushed.rows.append(row)
         pushed.lines.append(line)
     else:

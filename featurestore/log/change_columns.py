@@ -108,14 +108,20 @@ def declared_change_columns(
     for name in dict.fromkeys([*listed, *named, *entity_keys]):
         if name is None or name in own:
             continue
-        if name not in raw:
+        text = types.get(name)
+        if raw and name not in raw:
             role = next((what for what, column in _roles(source, entity_keys) if column == name), "columns")
             raise DefinitionError(
                 f'source "{source.name}": no column "{name}" in its log ({role})',
                 hint=suggestion(name, raw, what="columns"),
             )
-        text = types.get(name)
-        out[name] = _declared(name, raw[name], None if text is None else dtypes.parse(text), source)
+        if not raw and text is None and name not in _of_known_type(source):
+            raise DefinitionError(
+                f'source "{source.name}": its log holds no rows yet, which would tell the type of "{name}"',
+                hint=f'declare the columns\' types, columns={{"{name}": "string", ...}}; or wait for a row',
+            )
+        asked = None if text is None else dtypes.parse(text)
+        out[name] = _declared(name, raw.get(name, pa.null()), asked, source)
     for part in (changed_at, *position, source.available_at):
         if part is not None and part in own:
             out[part] = INT64 if part in position else TIMESTAMP
@@ -133,6 +139,12 @@ def inferred(source: TableSource, entity_keys: Sequence[str]) -> Collection[str]
         times -= typed
     named = {*source.columns, *source.primary_keys, source.order_by, *entity_keys} - typed - set(position)
     return {name for name in named | times if name is not None}
+
+
+def _of_known_type(source: TableSource) -> set[str | None]:
+    """The columns whose types their parts tell: times and positions."""
+    changed_at, position = effective(source)
+    return {changed_at, *position, source.event_time, source.available_at}
 
 
 def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: TableSource) -> DType:

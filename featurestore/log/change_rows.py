@@ -26,6 +26,7 @@ from featurestore.log.operations import IGNORED, UNKNOWN, claims_of, meanings
 from featurestore.log.positions import positions
 
 _SHOWN_REJECTED = 1000
+_MAP_IT = "map it to r, c, u, d, t or m (ignore) with operations="
 
 Bools = NDArray[np.bool_]
 I64 = NDArray[np.int64]
@@ -202,10 +203,10 @@ def _reject_unknown(raw: RawChanges, source: TableSource, judged: Rejections) ->
         return
     missing = null_rows(raw.words) & out
     judged.reject("no operation: it is null", missing)
-    known = ", ".join(meanings(source))
-    reason = f"an operation that is unknown; known are {known}: map others with operations="
+    out &= ~missing
     first = np.flatnonzero(out)[:_SHOWN_REJECTED].tolist()
-    judged.reject(reason, out, {row: f"{reason}: {raw.words[row].as_py()!r}" for row in first})
+    shown = {row: f"operation {raw.words[row].as_py()[:80]!r} is unknown: {_MAP_IT}" for row in first}
+    judged.reject(f"an operation is unknown: {_MAP_IT}", out, shown)
 
 
 def _nothing(part: str, column: str, own: set[str]) -> str:

@@ -22,7 +22,7 @@ from featurestore.kernel.roles import KnownAt
 from featurestore.kernel.timelines import Held, HeldLookup, ask
 from featurestore.kernel.versions import single
 from featurestore.log.cast import cast_rows
-from featurestore.plan.nodes import LookupPlan, ViewPlan
+from featurestore.plan.nodes import EntityPlan, LookupPlan, ViewPlan
 from featurestore.serving.entity_facts import StoredFacts, StoredTimeline
 from featurestore.serving.vectors import FeatureVector, FeatureVectors
 from featurestore.store import Snapshot, Store
@@ -218,6 +218,7 @@ def canonical_keys(
 ) -> dict[str, tuple[pa.Array, DType]]:
     """Every key column of the request as its canonical type, in the order given."""
     wanted: dict[str, DType] = {}
+    used = {name for one in chosen for name in one.view.plan.entity.keys}
     for one in chosen:
         plan = one.view.plan.entity
         for name, dtype in zip(plan.keys, plan.dtypes, strict=True):
@@ -227,17 +228,25 @@ def canonical_keys(
                     hint="ask for them one by one",
                 )
             if name not in entities:
+                others = [given for given in entities if given not in used]
                 raise RequestError(
-                    f'no values for "{name}", the key of entity "{plan.name}"',
-                    hint=suggestion(name, entities, what="the request's entity columns"),
+                    f'no values for "{name}", {_key_of(plan)}',
+                    hint=suggestion(name, others, what="the request's other entity columns")
+                    if others
+                    else f'give "{name}" a value for each row',
                 )
     for name in entities:
         if name not in wanted:
             raise RequestError(
                 f'entity column "{name}" is no key of the features asked for',
-                hint=suggestion(name, wanted, what="their keys"),
+                hint=f"leave it out; their keys are {', '.join(wanted)}",
             )
     return {name: (_canonical(name, values, wanted[name]), wanted[name]) for name, values in entities.items()}
+
+
+def _key_of(entity: EntityPlan) -> str:
+    part = "the key" if len(entity.keys) == 1 else "a key"
+    return f'{part} of entity "{entity.name}"'
 
 
 def _canonical(name: str, values: Sequence[object], dtype: DType) -> pa.Array:

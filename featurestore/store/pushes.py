@@ -84,13 +84,30 @@ def _pieces(plan: SourcePlan, rows: object) -> Iterator[Push]:
             part = rows.slice(first, PIECE_ROWS)
             yield _good(part, plan, np.arange(first + 1, first + 1 + part.num_rows))
         return
-    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping) for row in rows):
+    if not isinstance(rows, Sequence) or not all(isinstance(row, Mapping | None) for row in rows):
         raise RequestError(
             "rows are a path, a list of dicts or an Arrow table", hint='as [{"id": "t1", ...}]'
         )
     for first in range(0, len(rows), PIECE_ROWS):
         some = rows[first : first + PIECE_ROWS]
-        yield _good(some, plan, np.arange(first + 1, first + 1 + len(some)))
+        yield _good_rows(some, plan, np.arange(first + 1, first + 1 + len(some)))
+
+
+def _good_rows(
+    rows: Sequence[Mapping[str, object] | None], plan: SourcePlan, numbers: NDArray[np.int64]
+) -> Push:
+    """Rows that are handed in. A None is what a null is in a pushed file: a tombstone where the log holds
+    Debezium's envelopes, and no row elsewhere."""
+    present = [row for row in rows if row is not None]
+    if len(present) == len(rows):
+        return _good(present, plan, numbers)
+    there = np.array([row is not None for row in rows], np.bool_)
+    nulls = numbers[~there].tolist()
+    if takes_envelopes(plan):
+        others = Push(_empty(plan), ignored=len(nulls))
+    else:
+        others = Push(_empty(plan), [(number, "it is not a JSON object") for number in nulls])
+    return joined([_good(present, plan, numbers[there]), others], plan)
 
 
 def _good(

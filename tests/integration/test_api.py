@@ -229,10 +229,13 @@ def test_an_atomic_push_is_all_or_nothing(client: httpx.Client) -> None:
 
 
 def test_a_push_without_a_good_row_is_a_problem_that_lists_why(client: httpx.Client) -> None:
-    response = client.post("/ingest/payments", json=[{"id": None}, {"id": "b1", "colour": "red"}, 3])
+    response = client.post("/ingest/payments", json=[{"id": None}, {"id": "b1", "colour": "red"}, 3, None])
     problem = response.json()
     assert response.status_code == 422
-    assert [one["line"] for one in problem["rejected"]] == [1, 2, 3]
+    assert [one["line"] for one in problem["rejected"]] == [1, 2, 3, 4]
+    assert [one["reason"] for one in problem["rejected"][2:]] == ["it is not a JSON object"] * 2
+    alone = client.post("/ingest/payments", content=b"null", headers={"content-type": "application/json"})
+    assert alone.status_code == 422 and [one["line"] for one in alone.json()["rejected"]] == [1]
 
 
 @pytest.mark.parametrize(

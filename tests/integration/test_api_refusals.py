@@ -45,6 +45,13 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
     return document
 
 
+ONE = {"entities": {"card": ["c1"]}, "as_of": MIDNIGHT}
+GOOD = {
+    "/get-online-features": {"features": ["kinds", "spend"], **ONE},
+    "/explain-value": {"feature": "spend:count_1d", **ONE},
+}
+
+
 def body(**more: Any) -> dict[str, Any]:
     return {"features": ["spend:count_1d"], "entities": {"card": ["c1"]}, "as_of": MIDNIGHT, **more}
 
@@ -100,6 +107,59 @@ def test_a_question_that_cannot_be_answered_says_why(
     content = json.dumps(asked).encode()
     document = problem(client.post("/get-online-features", content=content, headers=JSON), status)
     assert words in document["detail"]
+
+
+@pytest.mark.parametrize(
+    ("path", "more", "fact", "hint"),
+    [
+        ("/get-online-features", {"asof": MIDNIGHT}, 'no field "asof"', 'did you mean "as_of"?'),
+        ("/get-online-features", {"knownAt": MIDNIGHT}, 'no field "knownAt"', 'did you mean "known_at"?'),
+        ("/get-online-features", {"request_context": {}}, 'no field "request_context"', "fields are as_of, "),
+        ("/get-online-features", {"`": 1}, 'no field "`"', "fields are as_of, "),
+        ("/get-online-features", {"a\nb": 1}, 'no field "a\nb"', "fields are as_of, "),
+        ("/get-online-features", {"\u0000" * 2_000: 1}, "no field", "fields are as_of, "),
+        ("/explain-value", {"asof": MIDNIGHT}, 'no field "asof"', 'did you mean "as_of"?'),
+        ("/explain-value", {"features": []}, 'no field "features"', 'did you mean "feature"?'),
+    ],
+)
+def test_a_field_that_nobody_reads_is_refused_and_not_answered_as_if_it_were_absent(
+    client: httpx.Client, path: str, more: dict[str, Any], fact: str, hint: str
+) -> None:
+    good = GOOD[path]
+    assert client.post(path, json=good).status_code == 200
+    document = problem(client.post(path, json=good | more), 422)
+    assert fact in document["detail"] and hint in document["hint"]
+
+
+def test_the_fields_that_feast_sends_are_taken(client: httpx.Client) -> None:
+    for wanted in (True, False):
+        asked = body(include_feature_view_version_metadata=wanted, full_feature_names=False)
+        response = client.post("/get-online-features", json=asked)
+        assert response.status_code == 200 and response.json()["metadata"]["view_versions"] == {"spend": 1}
+
+
+def test_a_key_that_the_request_has_is_not_suggested_for_another(client: httpx.Client) -> None:
+    def said(*names: str) -> tuple[str, str]:
+        asked = {"features": ["delays:count"], "entities": {name: ["a"] for name in names}}
+        document = problem(client.post("/get-online-features", json=asked), 422)
+        return document["detail"], document["hint"]
+
+    missing = 'no values for "run", a key of entity "trip"'
+    assert said("line") == (missing, 'give "run" a value for each row')
+    assert said("line", "rnu") == (
+        missing,
+        'the request\'s other entity columns are rnu; did you mean "rnu"?',
+    )
+    assert said("line", "run", "runs") == (
+        'entity column "runs" is no key of the features asked for',
+        "leave it out; their keys are line, run",
+    )
+
+
+def test_a_horizon_that_is_none_is_answered_with_both_kinds(client: httpx.Client) -> None:
+    document = problem(client.post("/get-online-features", json=body(known_at="asof")), 422)
+    assert document["detail"] == 'known_at "asof" is not an instant'
+    assert '"2026-01-01T00:00:00Z"; or "as_of"' in document["hint"]
 
 
 @pytest.mark.parametrize(
@@ -253,21 +313,15 @@ ANYTHING = st.recursive(
 NAMES = st.sampled_from(
     ["features", "feature", "entities", "as_of", "known_at", "full_feature_names", "feature_service"]
 )
-GOOD = {
-    "features": ["kinds", "spend"],
-    "feature": "spend:count_1d",
-    "entities": {"card": ["c1"]},
-    "as_of": MIDNIGHT,
-}
 
 
 @settings(max_examples=300)
 @given(
     changed=st.dictionaries(NAMES, ANYTHING, max_size=3),
-    path=st.sampled_from(["/get-online-features", "/explain-value"]),
+    path=st.sampled_from(sorted(GOOD)),
 )
 def test_no_question_is_a_500(client: httpx.Client, changed: dict[str, Any], path: str) -> None:
-    content = json.dumps(GOOD | changed).encode("utf-8", "surrogatepass")
+    content = json.dumps(GOOD[path] | changed).encode("utf-8", "surrogatepass")
     response = client.post(path, content=content, headers=JSON)
     assert response.status_code in (200, 400, 404, 422), response.text
 

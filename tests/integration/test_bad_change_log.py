@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
+from featurestore.errors import DefinitionError
 from featurestore.testing.bits import bits
 from tests.integration import bad_input_project as made
 
@@ -462,3 +463,34 @@ def test_a_log_of_several_tables_needs_the_name_of_one(tmp_path: Path) -> None:
     assert 'source "rows": no table "order" in its log' in said
     declare(tmp_path, "flat", more=', table="orders"')
     assert "says nothing about flat logs" in made.refused(tmp_path, "plan")
+
+
+def test_a_log_of_tombstones_alone_says_that_it_has_no_rows_and_takes_declared_types(tmp_path: Path):
+    declare(tmp_path, "debezium")
+    (tmp_path / "log").mkdir()
+    (tmp_path / "log/1.jsonl").write_text("null\n" * 3)
+    with FeatureStore(tmp_path) as store, pytest.raises(DefinitionError) as caught:
+        store.apply()
+    assert caught.value.fact == (
+        'source "rows": its log holds no rows yet, which would tell the type of "id"'
+    )
+    assert 'columns={"id": "string", ...}' in str(caught.value.hint)
+
+    declare(tmp_path, "debezium", columns='{"id": "int64", "user": "string", "amount": "int64"}')
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        assert store.backfill().counts["ignored"] == 3
+    write(tmp_path, "debezium", 2, [{"id": 1, "user": "ann", "amount": 7}])
+    with FeatureStore(tmp_path) as store:
+        assert {change.action for change in store.plan().changes} == {"unchanged"}
+        store.backfill()
+    assert answers(tmp_path) == {"count": [1, 0], "amount_sum": [7, None]}
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_store_s_own_columns_are_not_suggested(tmp_path: Path, format: str):
+    declare(tmp_path, format, features='agg.sum("amuont")')
+    write(tmp_path, format, 1, [{"id": 1, "user": "a", "amount": 7}])
+    with FeatureStore(tmp_path) as store, pytest.raises(DefinitionError) as caught:
+        store.apply()
+    assert 'did you mean "amount"?' in str(caught.value.hint) and "__" not in str(caught.value.hint)

@@ -141,6 +141,45 @@ def test_flat_rows_may_stand_among_envelopes(project: Path):
         assert answer(store) == [0, None]
 
 
+def test_a_flat_row_needs_key_operation_commit_time_and_all_four_parts_of_the_position(project: Path):
+    whole = {"op": "u", "id": 1, "user": "a", "amount": "3.00", "__changed_at": "2026-01-01T01:00:00Z",
+             "__position_0": 7, "__position_1": 7, "__position_2": 0, "__position_3": 0}  # fmt: skip
+    needed = [name for name in whole if name not in ("user", "amount")]
+    with FeatureStore(project) as store:
+        rows = [{name: value for name, value in whole.items() if name != left_out} for left_out in needed]
+        report = store.ingest("orders", rows)
+        assert [reason for _, reason in report.rejected] == [
+            "no operation: it is null",
+            'no primary key: column "id" is null',
+            'no changed_at: column "__changed_at" is null',
+            *(f'no position: column "__position_{i}" is null' for i in range(4)),
+        ]
+        assert store.ingest("orders", [whole]).accepted == 1
+        # The position is that of the envelope whose LSN is 7: the same change is known already.
+        assert store.ingest("orders", [envelope("u", 7, order(1, amount="3.00"))]).accepted == 0
+
+
+def test_a_null_is_a_tombstone_in_a_list_and_over_http_as_in_a_file(project: Path):
+    rows = [None, envelope("c", 2, order(2)), None]
+    with FeatureStore(project) as store:
+        report = store.ingest("orders", rows)
+        assert (report.accepted, report.ignored, report.rejected) == (1, 2, [])
+        from_file = store.ingest("orders", written(project, *rows))
+        assert (from_file.duplicate, from_file.ignored, from_file.rejected) == (1, 2, [])
+        assert store.ingest("orders", [None], atomic=True).ignored == 1
+    with served(project) as serving:
+        for kind, content in (
+            ("application/json", json.dumps(rows)), ("application/json", "null"),
+            ("application/x-ndjson", "null\n\n" + json.dumps(rows[1]) + "\nnull\n"),
+        ):  # fmt: skip
+            headers = {"content-type": kind}
+            answer = serving.client.post("/ingest/orders?atomic=true", content=content, headers=headers)
+            counts = answer.json()
+            assert answer.status_code == 200, answer.text
+            found = (counts["duplicate"], counts["ignored"], counts["rejected_count"])
+            assert found == ((0, 1, 0) if content == "null" else (1, 2, 0))
+
+
 def test_envelopes_are_pushed_over_http_and_keep_their_digits(project: Path):
     amount = "123456789012345678901234567890123456.78"
     body = json.dumps([envelope("c", 2, order(2, "c", "AMOUNT")), envelope("c", 3) | {"after": 7}])

@@ -36,17 +36,31 @@ COMMANDS = [
     "explain",
     "migrate",
 ]
+# What makes a start slow. How slow it is, the benchmark startup says.
 HEAVY = {
     "pyarrow",
     "numpy",
     "numba",
+    "llvmlite",
     "duckdb",
     "sqlalchemy",
     "alembic",
+    "psycopg",
+    "pydantic",
     "pandas",
     "polars",
+    "scipy",
+    "sklearn",
+    "matplotlib",
+    "sqlglot",
+    "kafka",
     "fastapi",
+    "starlette",
+    "uvicorn",
+    "prometheus_client",
     "rich",
+    "api",
+    "streaming",
 }
 
 
@@ -83,7 +97,8 @@ def test_help_of_a_command_imports_nothing_heavy() -> None:
     asked = (
         "sys.argv = ['featurestore', 'get', '--help']\nfrom featurestore.cli import main\nassert main() == 0"
     )
-    assert heavy_modules_after(asked) == set()
+    # typer itself reads the types of options by way of pydantic.
+    assert heavy_modules_after(asked) <= {"pydantic"}
 
 
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:

@@ -78,17 +78,16 @@ def test_numbers_may_be_operations(tmp_path: Path):
     assert changes.rejected_count == 1
 
 
-def test_an_unknown_operation_is_rejected_with_those_that_are_known(tmp_path: Path):
+def test_an_unknown_operation_is_rejected_with_its_value_first(tmp_path: Path):
     write(tmp_path, op=["c", "merge", None])
     changes = read(tmp_path, source())
     assert changes.table.num_rows == 1
-    (unknown, missing) = changes.rejected
-    assert unknown[0] == 1 and missing == (2, "no operation: it is null")
-    assert (
-        "known are r, read, " in unknown[1]
-        and "operations=" in unknown[1]
-        and unknown[1].endswith(": 'merge'")
+    map_it = "map it to r, c, u, d, t or m (ignore) with operations="
+    assert changes.rejected == (
+        (1, f"operation 'merge' is unknown: {map_it}"),
+        (2, "no operation: it is null"),
     )
+    assert changes.reasons == {f"an operation is unknown: {map_it}": 1, "no operation: it is null": 1}
     assert changes.rejected_count == 2
 
 
