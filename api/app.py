@@ -93,7 +93,7 @@ def _first_reads(service: Service) -> None:
     lookup = service.project.lookup
     try:
         with service.store.snapshot() as snapshot:
-            views = list(lookup.registry(snapshot).current.values())
+            views = [view for view in lookup.registry(snapshot).current.values() if not view.plan.hidden]
         for view in views:
             nobody = {key: [None] for key in view.plan.entity.keys}
             lookup.vectors(

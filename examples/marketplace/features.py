@@ -4,7 +4,7 @@ Time: a row of a table is as its last change before T left it; a window is about
 was known when Debezium's connector saw it, not when it was committed.
 """
 
-from featurestore import Entity, FeatureService, FeatureView, JSONLines, TableSource, agg
+from featurestore import Entity, EventSource, FeatureService, FeatureView, JSONLines, TableSource, agg
 
 user = Entity("user", key="user_id")
 seller = Entity("seller", key="seller_id")
@@ -92,4 +92,39 @@ seller_record = FeatureView(
     ],
 )
 
-checkout = FeatureService("checkout", features=[user_orders, user_tickets, user_profile, seller_record])
+# The shop's own log of purchases, with the user's country and the seller's rating at the time of each.
+purchases = (
+    EventSource(
+        "purchases",
+        log=JSONLines("data/purchases.jsonl"),
+        event_time="placed_at",
+        id="order_id",
+        available_at="logged_at",
+        columns={
+            "order_id": "int64",
+            "user_id": "string",
+            "seller_id": "string",
+            "placed_at": "timestamp",
+            "logged_at": "timestamp",
+            "amount": "decimal(12, 2)",
+        },
+    )
+    .lookup(users, on="user_id", columns=["country"])
+    .lookup(seller_record, on="seller_id", columns={"seller_rating": "rating_90d"})
+)
+
+user_purchases = FeatureView(
+    "user_purchases",
+    entity=user,
+    source=purchases,
+    features=[
+        agg.last("country", name="last_country"),
+        agg.last("seller_rating"),
+        agg.mean("seller_rating", windows=["90d"]),
+        agg.sum("amount", windows=["90d"], where="country = 'DE'", name="from_germany"),
+    ],
+)
+
+checkout = FeatureService(
+    "checkout", features=[user_orders, user_tickets, user_profile, seller_record, user_purchases]
+)

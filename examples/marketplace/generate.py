@@ -1,4 +1,5 @@
-"""A marketplace's database and what Debezium's PostgreSQL connector writes of it: one log for each table.
+"""A marketplace's database and what Debezium's PostgreSQL connector writes of it, one log for each table;
+and the shop's own log of purchases.
 
 Time: a change is committed at ``source.ts_ms`` and seen by the connector at the envelope's ``ts_ms``, a
 second or so later; what was committed while the connector was down it saw when it came back.
@@ -47,6 +48,7 @@ class Market:
         self.draw = random.Random(seed)
         self.tables: dict[str, dict[object, Row]] = {table: {} for table in KEYS}
         self.messages: dict[str, list[Row | None]] = {table: [] for table in KEYS}
+        self.purchases: list[Row | None] = []  # what the shop's own event log has, besides the tables
         self.lsn = self.committed_lsn = 23_000_000
         self.transaction = 800
         self._due: list[tuple[datetime, int, Callable[[datetime], None]]] = []
@@ -73,6 +75,14 @@ class Market:
     def insert(self, table: str, row: Row) -> Change:
         self.tables[table][row[KEYS[table]]] = row
         return table, "c", None, row
+
+    def purchase(self, t: datetime, row: Row) -> Change:
+        """An order is placed: an event, and a row of the table."""
+        if t >= SNAPSHOT:
+            names = ("order_id", "user_id", "seller_id", "placed_at", "amount")
+            logged = {"logged_at": text(t + timedelta(seconds=1))}
+            self.purchases.append({name: row[name] for name in names} | logged)
+        return self.insert("orders", row)
 
     def update(self, table: str, key: object, **columns: object) -> list[Change]:
         """The row with other values, in place. Another primary key is a delete and a create, as Debezium
@@ -262,7 +272,7 @@ def purchases(market: Market) -> None:
             amount,
             market.one_of(CATEGORIES),
         )
-        market.at(placed, lambda t, row=row: market.commit(t, market.insert("orders", row)))
+        market.at(placed, lambda t, row=row: market.commit(t, market.purchase(t, row)))
         fate = market.draw.random()
         delivered = placed + DAY + market.within(12 * DAY)
         if fate < 0.75:
@@ -331,14 +341,18 @@ def maya_and_ben(market: Market) -> None:
     def add(table: str, row: Callable[[datetime], Row]) -> Callable[[datetime], None]:
         return lambda t: market.commit(t, market.insert(table, row(t)))
 
+    def place(row: Callable[[datetime], Row]) -> Callable[[datetime], None]:
+        return lambda t: market.commit(t, market.purchase(t, row(t)))
+
     for name in ("u7", "u8"):
         market.at(BEGIN, add("users", lambda t, n=name: user(n, t, "NL")))
-    on("01-02", "12:00", add("orders", lambda t: order(5000, "u7", "s3", t, "40.00", "books")))
-    on("02-02", "09:00", add("orders", lambda t: order(5001, "u7", "s3", t, "120.00", "garden")))
+    on("01-02", "12:00", place(lambda t: order(5000, "u7", "s3", t, "40.00", "books")))
+    on("02-02", "09:00", place(lambda t: order(5001, "u7", "s3", t, "120.00", "garden")))
     on("02-05", "14:00", change("orders", 5001, amount="150.00"))
     on("02-09", "18:00", change("orders", 5000, paid="40.00"))  # the message gets lost
     on("02-10", "10:00", change("orders", 5001, paid="50.00"))
     on("02-10", "11:00", change("users", "u7", country="DE"))
+    on("02-10", "15:00", place(lambda t: order(5002, "u7", "s3", t, "25.00", "books") | {"paid": "25.00"}))
     on("02-14", "12:00", change("orders", 5001, user_id="u8"))
     on("02-20", "16:00", lambda t: market.commit(t, *market.delete("orders", 5001)))
     on("02-03", "08:00", add("tickets", lambda t: ticket(901, "u7", t, "delivery")))
@@ -371,19 +385,22 @@ def lost(market: Market) -> list[Row]:
 
 def generate(directory: Path) -> dict[str, int]:
     """Write the logs, a message that comes late, and two spines into ``directory``; returns how many messages
-    each log has."""
+    or events each log has."""
     market = Market(seed=2026)
     for act in (people, purchases, complaints, maya_and_ben):
         act(market)
     market.run()
     late = lost(market)
     directory.mkdir(parents=True, exist_ok=True)
-    for table, messages in (*market.messages.items(), ("late", late)):
+    for table, messages in (*market.messages.items(), ("purchases", market.purchases), ("late", late)):
         lines = (json.dumps(message, separators=(",", ":")) for message in messages)
         (directory / f"{table}.jsonl").write_text("".join(f"{line}\n" for line in lines))
     for name, lines in {"spine": spine(market), "visits": VISITS}.items():
         (directory / f"{name}.csv").write_text("".join(f"{line}\n" for line in lines))
-    return {table: len(messages) for table, messages in market.messages.items()}
+    return {
+        table: len(messages)
+        for table, messages in (*market.messages.items(), ("purchases", market.purchases))
+    }
 
 
 def spine(market: Market) -> list[str]:
@@ -398,4 +415,4 @@ def spine(market: Market) -> list[str]:
 
 if __name__ == "__main__":
     for table, messages in generate(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE / "data").items():
-        print(f"{table}: {messages:,} messages")
+        print(f"{table}: {messages:,} {'events' if table == 'purchases' else 'messages'}")

@@ -9,6 +9,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from api_project import served
 
 from featurestore import FeatureStore
 from featurestore.errors import DefinitionError, ManifestError, RequestError, UnknownNameError
@@ -216,6 +217,16 @@ def test_a_view_is_served_when_all_that_it_looks_up_is_filled(project: Path):
             value(store, "country_last", "u1", at("11:00:00"))
         store.backfill(["spend"])
         assert value(store, "country_last", "u2", at("11:00:00")) == "BE"
+
+
+def test_a_service_starts_over_views_that_look_up_without_a_warning(
+    store: FeatureStore, project: Path, caplog: pytest.LogCaptureFixture
+):
+    with served(project) as serving:
+        body = {"features": ["spend:country_last"], "entities": {"user_id": ["u1"]}, "as_of": at("11:00:00")}
+        answer = serving.client.post("/get-online-features", json=body).json()
+    assert answer["results"][1]["values"] == ["DE"]
+    assert [record.getMessage() for record in caplog.records if record.name == "featurestore.api"] == []
 
 
 def test_a_lookup_that_is_declared_later_waits_for_its_backfill_behind_what_is_served(project: Path):
