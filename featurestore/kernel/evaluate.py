@@ -84,7 +84,7 @@ class Evaluation:
     def items(self, key: ItemsKey) -> Items:
         made = self._items.get(key)
         if made is None:
-            made = items(key, self.table, self.timeline, self.columns)
+            made = items(key, self.table, self.timeline, self.columns, self.threads)
             self._items[key] = made
             self.flagged_expressions += made.flagged
         return made
@@ -92,8 +92,14 @@ class Evaluation:
     def edges(self, window_us: int | None, delay_us: int) -> Edges:
         made = self._edges.get((window_us, delay_us))
         if made is None:
+            alike = (edges for (_, delay), edges in self._edges.items() if delay == delay_us)
             made = fact_edges(
-                self.timeline, self.questions, window_us=window_us, delay_us=delay_us, threads=self.threads
+                self.timeline,
+                self.questions,
+                window_us=window_us,
+                delay_us=delay_us,
+                another=next(alike, None),
+                threads=self.threads,
             )
             self._edges[window_us, delay_us] = made
         return made

@@ -6,6 +6,7 @@ Two features with the same input, ``where`` and order expression share their ite
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -13,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from featurestore.kernel.blocks import I64
+from featurestore.kernel.blocks import I64, gathered
 from featurestore.kernel.expression import Column, Node
 from featurestore.kernel.expression import columns as columns_of
 from featurestore.kernel.expression_eval import evaluate_bound
@@ -44,19 +45,29 @@ class Values:
     ``rows`` is int64[items], each item's place in ``column``; None: the column is in the items' order.
     """
 
-    def __init__(self, column: pa.Array, rows: I64 | None) -> None:
+    def __init__(self, column: pa.Array, rows: I64 | None, threads: ThreadPoolExecutor | None = None) -> None:
         self._column = column
         self._rows = rows
+        self._threads = threads
         self.dtype: pa.DataType = column.type
 
     @cached_property
     def array(self) -> pa.Array:
         """All values, in the items' order."""
-        return self._column if self._rows is None else self._column.take(pa.array(self._rows))
+        column = self._column
+        if self._rows is None:
+            return column
+        if not pa.types.is_primitive(column.type) or column.type.bit_width != 64:
+            return column.take(pa.array(self._rows))
+        # The rows have no nulls, whatever the column has elsewhere.
+        words = np.frombuffer(column.buffers()[1] or b"", np.int64)[column.offset :]
+        made = gathered(words, self._rows, threads=self._threads)
+        return pa.Array.from_buffers(column.type, len(made), [None, pa.py_buffer(made)])
 
     def of(self, items: I64) -> Values:
         """The values of some of the items, as items of their own."""
-        return Values(self._column, items if self._rows is None else self._rows[items])
+        rows = items if self._rows is None else gathered(self._rows, items, threads=self._threads)
+        return Values(self._column, rows, self._threads)
 
     def at(self, item: I64) -> pa.Array:
         """The values of some items; null for -1."""
@@ -96,7 +107,11 @@ class Items:
 
 
 def items(
-    key: ItemsKey, table: pa.Table, timeline: Timeline, columns: Callable[[frozenset[str]], Columns]
+    key: ItemsKey,
+    table: pa.Table,
+    timeline: Timeline,
+    columns: Callable[[frozenset[str]], Columns],
+    threads: ThreadPoolExecutor | None = None,
 ) -> Items:
     """Evaluate a key's expressions over facts in timeline order and keep what counts.
 
@@ -112,13 +127,13 @@ def items(
         if isinstance(node, Column) and name != "where":
             # What was cast from a log is canonical already.
             array = single(table, node.name)
-            parts[name] = Values(array, timeline.row)
+            parts[name] = Values(array, timeline.row, threads)
             mask = array.is_valid().to_numpy(zero_copy_only=False)[timeline.row] if array.null_count else None
         else:
             evaluated = evaluate_bound(node, columns(columns_of(node)), timeline.facts)
             flagged += evaluated.flagged
             array = evaluated.array
-            parts[name] = Values(array, None)
+            parts[name] = Values(array, None, threads)
             if name == "where":
                 mask = pc.fill_null(array, False).to_numpy(zero_copy_only=False)
             else:

@@ -106,7 +106,18 @@ def _float_codes(values: NDArray[np.float64], nan_greatest: bool, codes: I64) ->
 
 
 @inlined
-def _sort(keys: U64, places: _I32, n: int, spare_keys: U64, spare_places: _I32) -> tuple[U64, _I32]:
+def sort_key(value: int) -> np.uint64:
+    """An int64 as a uint64 of the same order."""
+    return np.uint64(value) ^ _SIGN
+
+
+@inlined
+def of_sort_key(key: np.uint64) -> np.int64:
+    return np.int64(key ^ _SIGN)
+
+
+@inlined
+def sort_keys(keys: U64, places: _I32, n: int, spare_keys: U64, spare_places: _I32) -> tuple[U64, _I32]:
     """The first n keys in ascending order and the places that they came from; equal keys stay in order.
 
     Few keys by insertion; many by radix, a byte a pass, least first, leaving out bytes that all keys share.
@@ -153,8 +164,8 @@ def _rank(e0: int, e1: int, codes: I64, items: I64, ranks: I64, distinct: I64) -
     for e in range(e0, e1):
         first, n = items[e], items[e + 1] - items[e]
         for i in range(n):
-            keys[i], places[i] = np.uint64(codes[first + i]) ^ _SIGN, i
-        in_order, came_from = _sort(keys, places, n, spare_keys, spare_places)
+            keys[i], places[i] = sort_key(codes[first + i]), i
+        in_order, came_from = sort_keys(keys, places, n, spare_keys, spare_places)
         rank = -1
         for i in range(n):
             if i == 0 or in_order[i] != in_order[i - 1]:
@@ -171,7 +182,7 @@ def _place(e0: int, e1: int, codes: I64, items: I64, by_code: I64) -> None:
     for e in range(e0, e1):
         first, n = items[e], items[e + 1] - items[e]
         for i in range(n):
-            keys[i], places[i] = np.uint64(codes[first + i]) ^ _SIGN, i
-        _, came_from = _sort(keys, places, n, spare_keys, spare_places)
+            keys[i], places[i] = sort_key(codes[first + i]), i
+        _, came_from = sort_keys(keys, places, n, spare_keys, spare_places)
         for i in range(n):
             by_code[first + came_from[i]] = i

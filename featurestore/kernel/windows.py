@@ -13,7 +13,9 @@ import numpy as np
 from featurestore.kernel.blocks import I64, READ, shared_out
 from featurestore.kernel.compiled import compiled, inlined
 from featurestore.kernel.edges import Edges
+from featurestore.kernel.order import of_sort_key, sort_key, sort_keys
 from featurestore.kernel.questions import Questions
+from featurestore.kernel.sweep import most_items
 from featurestore.kernel.versions import Timeline
 
 # A span that no two instants exceed: the lifetime "window".
@@ -54,65 +56,78 @@ def _first_at_or_after(times: I64, begin: int, end: int, t: int) -> int:
     return low
 
 
-@compiled(f"void({READ}, {READ}, {READ}, {READ}, i8, i8, i8[::1], i8[::1], i8, i8)")
-def _settled(
-    offsets: I64,
-    event_time: I64,
-    asked: I64,
-    as_of: I64,
-    window: int,
-    delay: int,
-    lo: I64,
-    hi: I64,
-    e0: int,
-    e1: int,
+@compiled(f"void({READ}, {READ}, {READ}, {READ}, i8, i8[::1], i8, i8)")
+def _until(
+    offsets: I64, event_time: I64, asked: I64, as_of: I64, delay: int, hi: I64, e0: int, e1: int
 ) -> None:
     for e in range(e0, e1):
-        a = offsets[e]
-        b = offsets[e + 1]
-        low = a
-        high = a
+        high = offsets[e]
         for q in range(asked[e], asked[e + 1]):
-            t = _minus(as_of[q], delay)
-            high = _first_at_or_after(event_time, high, b, t)
+            high = _first_at_or_after(event_time, high, offsets[e + 1], _minus(as_of[q], delay))
             hi[q] = high
+
+
+@compiled(f"void({READ}, {READ}, {READ}, {READ}, i8, i8, {READ}, i8[::1], i8, i8)")
+def _since(
+    offsets: I64, event_time: I64, asked: I64, as_of: I64, window: int, delay: int, hi: I64, lo: I64,
+    e0: int, e1: int,
+) -> None:  # fmt: skip
+    for e in range(e0, e1):
+        low = offsets[e]
+        for q in range(asked[e], asked[e + 1]):
             if window >= 0:
-                low = _first_at_or_after(event_time, low, high, _minus(t, window))
+                t = _minus(_minus(as_of[q], delay), window)
+                low = _first_at_or_after(event_time, low, hi[q], t)
             lo[q] = low
 
 
-@compiled(f"i8({READ}, {READ}, {READ}, {READ}, i8, i8, i8[::1], i8[::1], i8[::1], i8[::1], i8[::1])")
-def _spans(
-    offsets: I64, event_time: I64, start: I64, end: I64, window: int, delay: int,
-    starts: I64, ends: I64, enter: I64, leave: I64, kept: I64,
-) -> int:  # fmt: skip
-    # The non-empty (start, end] of each fact, sorted by start and by end within its entity.
-    n = 0
-    for e in range(len(offsets) - 1):
-        kept[e] = n
-        begin = n
+@inlined
+def _span(event_time: int, start: int, end: int, window: int, delay: int) -> tuple[int, int]:
+    """The questions (start, end] that see a fact in a window."""
+    begins = _plus(event_time, delay)
+    return max(start, begins), end if window < 0 else min(end, _plus(begins, window))
+
+
+@compiled(f"void({READ}, {READ}, {READ}, {READ}, {READ}, i8, i8, i8[::1], i8, i8)")
+def _count_spans(
+    offsets: I64, event_time: I64, start: I64, end: I64, asked: I64, window: int, delay: int, kept: I64,
+    e0: int, e1: int,
+) -> None:  # fmt: skip
+    # How many facts of each entity that is asked about have a span that is not empty.
+    for e in range(e0, e1):
+        n = 0
+        if asked[e] < asked[e + 1]:
+            for i in range(offsets[e], offsets[e + 1]):
+                s, t = _span(event_time[i], start[i], end[i], window, delay)
+                n += int(s < t)
+        kept[e + 1] = n
+
+
+@compiled(f"void({READ}, {READ}, {READ}, {READ}, i8, i8, {READ}, {', '.join(['i8[::1]'] * 4)}, i8, i8)")
+def _sort_spans(
+    offsets: I64, event_time: I64, start: I64, end: I64, window: int, delay: int, kept: I64,
+    starts: I64, ends: I64, enter: I64, leave: I64, e0: int, e1: int,
+) -> None:  # fmt: skip
+    # The spans of each entity, once by start and once by end.
+    most = most_items(kept, e0, e1)
+    facts = np.empty(most, np.int64)
+    by_start, by_end, spare = np.empty(most, np.uint64), np.empty(most, np.uint64), np.empty(most, np.uint64)
+    places, spare_places = np.empty(most, np.int32), np.empty(most, np.int32)
+    for e in range(e0, e1):
+        begin, n = kept[e], 0
+        if kept[e + 1] == begin:
+            continue
         for i in range(offsets[e], offsets[e + 1]):
-            s = max(start[i], _plus(event_time[i], delay))
-            t = end[i]
-            if window >= 0:
-                t = min(t, _plus(_plus(event_time[i], delay), window))
+            s, t = _span(event_time[i], start[i], end[i], window, delay)
             if s < t:
-                starts[n] = s
-                ends[n] = t
-                enter[n] = i
+                by_start[n], by_end[n], facts[n] = sort_key(s), sort_key(t), i
                 n += 1
-        by_start = np.argsort(starts[begin:n], kind="mergesort")
-        by_end = np.argsort(ends[begin:n], kind="mergesort")
-        facts = enter[begin:n].copy()
-        sorted_starts = starts[begin:n][by_start]
-        sorted_ends = ends[begin:n][by_end]
-        for i in range(n - begin):
-            enter[begin + i] = facts[by_start[i]]
-            leave[begin + i] = facts[by_end[i]]
-            starts[begin + i] = sorted_starts[i]
-            ends[begin + i] = sorted_ends[i]
-    kept[len(offsets) - 1] = n
-    return n
+        for times, of, entries in ((by_start, starts, enter), (by_end, ends, leave)):
+            for i in range(n):
+                places[i] = i
+            keys, came_from = sort_keys(times, places, n, spare, spare_places)
+            for i in range(n):
+                of[begin + i], entries[begin + i] = of_sort_key(keys[i]), facts[came_from[i]]
 
 
 @compiled(f"void({READ}, {READ}, {READ}, {READ}, {READ}, i8[::1], i8[::1], i8, i8)")
@@ -135,34 +150,54 @@ def fact_edges(
     *,
     window_us: int | None,
     delay_us: int,
+    another: Edges | None = None,
     threads: ThreadPoolExecutor | None = None,
 ) -> Edges:
-    """The edges of one window over the facts of a timeline: ``Edges`` whose items are facts."""
+    """The edges of one window over the facts of a timeline: ``Edges`` whose items are facts.
+
+    ``another`` has those of another window of the same delay: in a settled timeline both end alike.
+    """
     window = LIFETIME if window_us is None else window_us
     lo = np.empty(questions.count, np.int64)
-    hi = np.empty(questions.count, np.int64)
     n = timeline.facts
+    times = (timeline.offsets, timeline.event_time, questions.offsets, questions.as_of)
     if timeline.start is None and timeline.end is None:
+        if another is not None:
+            hi = another.hi
+        else:
+            hi = np.empty(questions.count, np.int64)
+            shared_out(lambda e0, e1: _until(*times, delay_us, hi, e0, e1), timeline.offsets, n, threads)
         shared_out(
-            lambda e0, e1: _settled(
-                timeline.offsets, timeline.event_time, questions.offsets, questions.as_of, window, delay_us,
-                lo, hi, e0, e1,
-            ),
-            timeline.offsets, n, threads,
-        )  # fmt: skip
+            lambda e0, e1: _since(*times, window, delay_us, hi, lo, e0, e1), timeline.offsets, n, threads
+        )
         return Edges(NO_ENTRIES, NO_ENTRIES, timeline.offsets, questions.offsets, hi, lo, ordered=True)
+    hi = np.empty(questions.count, np.int64)
     start = np.full(n, _LEAST) if timeline.start is None else timeline.start
     end = np.full(n, _GREATEST) if timeline.end is None else timeline.end
     # The facts of a table without event time are in every span that they are live in.
     event_time = np.full(n, _LEAST) if timeline.timeless else timeline.event_time
-    starts, ends, enter, leave = (np.empty(n, np.int64) for _ in range(4))
-    kept = np.empty(timeline.entities + 1, np.int64)
-    m = _spans(timeline.offsets, event_time, start, end, window, delay_us, starts, ends, enter, leave, kept)
+    kept = np.zeros(timeline.entities + 1, np.int64)
+    shared_out(
+        lambda e0, e1: _count_spans(
+            timeline.offsets, event_time, start, end, questions.offsets, window, delay_us, kept, e0, e1
+        ),
+        timeline.offsets, n, threads,
+    )  # fmt: skip
+    np.cumsum(kept, out=kept)
+    m = int(kept[-1])
+    starts, ends, enter, leave = (np.empty(m, np.int64) for _ in range(4))
+    shared_out(
+        lambda e0, e1: _sort_spans(
+            timeline.offsets, event_time, start, end, window, delay_us, kept, starts, ends, enter, leave,
+            e0, e1,
+        ),
+        timeline.offsets, n, threads,
+    )  # fmt: skip
     shared_out(
         lambda e0, e1: _unsettled(kept, starts, ends, questions.offsets, questions.as_of, lo, hi, e0, e1),
         kept, m, threads,
     )  # fmt: skip
-    return Edges(enter[:m], leave[:m], kept, questions.offsets, hi, lo, ordered=False)
+    return Edges(enter, leave, kept, questions.offsets, hi, lo, ordered=False)
 
 
 @compiled(f"Tuple((i8[::1], i8[::1]))({READ}, {READ})")
