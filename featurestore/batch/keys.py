@@ -10,6 +10,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.kernel.numbering import numbered
+
 I64 = NDArray[np.int64]
 Codes = NDArray[np.int32] | NDArray[np.int64]
 
@@ -61,7 +63,11 @@ def key_index(columns: Sequence[pa.Array | pa.ChunkedArray]) -> tuple[KeyIndex, 
 
 
 def _encoded(column: pa.Array | pa.ChunkedArray) -> tuple[pa.Array, Codes]:
-    """The distinct values of a column, and each row's place among them."""
+    """The distinct values of a column in the order of their first rows, and each row's place among them."""
+    if pa.types.is_int64(column.type) and not column.null_count:
+        chunks = column.chunks if isinstance(column, pa.ChunkedArray) else [column]
+        distinct, numbers = numbered((np.asarray(chunk) for chunk in chunks), len(column))
+        return pa.array(distinct), numbers
     encoded = pc.dictionary_encode(column)
     chunks = [encoded]
     if isinstance(encoded, pa.ChunkedArray):
