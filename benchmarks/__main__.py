@@ -8,9 +8,17 @@ import sys
 from pathlib import Path
 
 NAMES = (
-    "training_set", "backfill", "serving", "store_io", "postgres", "store_payload", "kernel_sums",
-    "kernel_ranked", "startup",
-)  # fmt: skip
+    "training_set",
+    "changes",
+    "backfill",
+    "serving",
+    "store_io",
+    "postgres",
+    "store_payload",
+    "kernel_sums",
+    "kernel_ranked",
+    "startup",
+)
 
 
 def main() -> int:

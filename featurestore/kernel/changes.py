@@ -16,9 +16,9 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from featurestore.kernel.blocks import I64, READ, Bools, Codes, grouped, shared_out, sort_blocks, ties
+from featurestore.kernel.blocks import I64, READ, Bools, Codes, gathered, grouped, shared_out, sort_blocks
 from featurestore.kernel.compiled import compiled, inlined
-from featurestore.kernel.content import content_hash
+from featurestore.kernel.content import content_hash, hash64
 from featurestore.kernel.roles import ChangeRoles, KnownAt
 from featurestore.kernel.versions import (
     NAMED,
@@ -32,6 +32,7 @@ from featurestore.kernel.versions import (
 )
 
 U64 = NDArray[np.uint64]
+_BEFORE_ALL = np.iinfo(np.int64).min
 
 UPSERT, DELETE, TRUNCATE = 0, 1, 2
 """What a change does: gives its row this content, ends the row, ends every row of the table."""
@@ -46,21 +47,45 @@ delete. It is no content; it is counted where the row was not."""
 
 @dataclass(frozen=True)
 class _Order:
-    """Known changes by (row, position): ``rows`` int64[n] in the changes table, ``row`` int64[n] which row of
-    the table each belongs to (never decreasing)."""
+    """Known changes by (row, position): ``rows`` int64[n] in the changes table; ``begins`` bool[n] marks the
+    first change of each row of the table; ``blocks`` int64[2^14 + 1] cuts between rows, for threads to share.
+    """
 
     rows: I64
-    row: I64
+    begins: Bools
+    blocks: I64
+
+
+@dataclass(frozen=True)
+class _Identity:
+    """What tells rows of the table apart: equal where ``first`` and ``second`` are. ``second`` is empty where
+    ``first`` alone does."""
+
+    first: I64
+    second: U64
 
 
 # Identities are spread over blocks that fit a cache: the first bits of their hashes say which.
 _BUCKET_BITS = 14
+_NOTHING = np.empty(0, np.uint64)
+READ_U64 = "Array(uint64, 1, 'C', True)"
+READ_TABLE = "Array(int64, 2, 'C', True)"
+
+
+def _identity(table: pa.Table, primary_key: tuple[str, ...]) -> _Identity:
+    if len(primary_key) == 1:
+        column = single(table, primary_key[0])
+        if pa.types.is_int64(column.type) or pa.types.is_timestamp(column.type):
+            # Different integers never have the same hash.
+            return _Identity(hash64(column).view(np.int64), _NOTHING)
+    hashes = content_hash(table, primary_key)
+    return _Identity(np.ascontiguousarray(hashes[:, 0]).view(np.int64), np.ascontiguousarray(hashes[:, 1]))
 
 
 @inlined
 def _before(a: int, b: int, second: U64, position: I64) -> bool:
-    # Whether row a stands before row b: by the rest of the identity, then by position.
-    if second[a] != second[b]:
+    # Whether change a stands before change b: by the rest of the identity, then by position.
+    if len(second) and second[a] != second[b]:
         return bool(second[a] < second[b])
     for c in range(position.shape[0]):
         if position[c, a] != position[c, b]:
@@ -68,12 +93,11 @@ def _before(a: int, b: int, second: U64, position: I64) -> bool:
     return False
 
 
-READ_U64 = "Array(uint64, 1, 'C', True)"
-READ_TABLE = "Array(int64, 2, 'C', True)"
-
-
-@compiled(f"void({READ}, i8[::1], {READ_U64}, {READ_TABLE}, {READ}, i8, i8)")
-def _by_position(offsets: I64, order: I64, second: U64, position: I64, first: I64, e0: int, e1: int) -> None:
+@compiled(f"void({READ}, i8[::1], {READ_U64}, {READ_TABLE}, {READ}, b1[::1], b1[::1], i8, i8)")
+def _by_position(
+    offsets: I64, order: I64, second: U64, position: I64, first: I64, begins: Bools, tied: Bools,
+    e0: int, e1: int,
+) -> None:  # fmt: skip
     # Each block is sorted by the first half of the identity already; runs of equal ones are short.
     for e in range(e0, e1):
         begin = offsets[e]
@@ -81,8 +105,7 @@ def _by_position(offsets: I64, order: I64, second: U64, position: I64, first: I6
             end = begin + 1
             while end < offsets[e + 1] and first[end] == first[begin]:
                 end += 1
-            n = end - begin
-            if n <= 32:
+            if end - begin <= 32:
                 for i in range(begin + 1, end):
                     row = order[i]
                     j = i
@@ -94,41 +117,26 @@ def _by_position(offsets: I64, order: I64, second: U64, position: I64, first: I6
                 run = order[begin:end].copy()
                 for c in range(position.shape[0] - 1, -1, -1):
                     run = run[np.argsort(position[c][run], kind="mergesort")]
-                run = run[np.argsort(second[run], kind="mergesort")]
+                if len(second):
+                    run = run[np.argsort(second[run], kind="mergesort")]
                 order[begin:end] = run
+            begins[begin] = True
+            for i in range(begin + 1, end):
+                begins[i] = len(second) and second[order[i]] != second[order[i - 1]]
+                if not begins[i] and not _before(order[i - 1], order[i], second, position):
+                    tied[i - 1] = True
+                    tied[i] = True
             begin = end
 
 
-@compiled(f"Tuple((i8[::1], b1[::1]))({READ}, {READ}, {READ_U64}, {READ_TABLE})")
-def _rows_and_ties(order: I64, first: I64, second: U64, position: I64) -> tuple[I64, Bools]:
-    row = np.empty(len(order), np.int64)
-    tied = np.zeros(len(order), np.bool_)
-    number = 0
-    for i in range(len(order)):
-        if i:
-            same = first[i] == first[i - 1] and second[order[i]] == second[order[i - 1]]
-            if same:
-                equal = True
-                for c in range(position.shape[0]):
-                    if position[c, order[i]] != position[c, order[i - 1]]:
-                        equal = False
-                if equal:
-                    tied[i - 1] = True
-                    tied[i] = True
-            else:
-                number += 1
-        row[i] = number
-    return row, tied
-
-
-@compiled(f"i8[::1]({READ}, {READ})")
-def _ends(row: I64, starts: I64) -> I64:
+@compiled(f"void({READ}, {READ}, Array(bool, 1, 'C', True), {READ}, i8[::1], i8, i8)")
+def _ends(blocks: I64, rows: I64, begins: Bools, starts: I64, ends: I64, e0: int, e1: int) -> None:
     # Backwards within a row: a change ends when the first of those at a later position takes effect.
-    end = np.full(len(row), NEVER, np.int64)
-    for i in range(len(row) - 2, -1, -1):
-        if row[i] == row[i + 1]:
-            end[i] = min(end[i + 1], starts[i + 1])
-    return end
+    end = NEVER
+    for i in range(blocks[e1] - 1, blocks[e0] - 1, -1):
+        row = rows[i]
+        ends[row] = end
+        end = NEVER if begins[i] else min(end, starts[row])
 
 
 def _positions(table: pa.Table, roles: ChangeRoles) -> I64:
@@ -139,22 +147,22 @@ def _positions(table: pa.Table, roles: ChangeRoles) -> I64:
 
 
 def _ordered(
-    table: pa.Table, known: I64, roles: ChangeRoles, position: I64, threads: ThreadPoolExecutor | None
+    identity: _Identity, known: Bools, position: I64, threads: ThreadPoolExecutor | None
 ) -> tuple[_Order, Bools]:
     """Known changes by row and position, and which have another change of their row at their position."""
-    identity = content_hash(table, roles.primary_key)
-    first = np.ascontiguousarray(identity[:, 0]).view(np.int64)
-    second = np.ascontiguousarray(identity[:, 1])
-    codes = np.full(table.num_rows, -1, np.int64)
-    codes[known] = (identity[known, 0] >> np.uint64(64 - _BUCKET_BITS)).astype(np.int64)
-    offsets, order = grouped(codes, 1 << _BUCKET_BITS)
-    in_order = sort_blocks(offsets, order, first, threads=threads)
+    bucket = (identity.first.view(np.uint64) >> np.uint64(64 - _BUCKET_BITS)).astype(np.int32)
+    if not known.all():
+        bucket[~known] = -1
+    blocks, order = grouped(bucket, 1 << _BUCKET_BITS)
+    in_order = sort_blocks(blocks, order, identity.first, threads=threads)
+    begins, tied = np.zeros(len(order), np.bool_), np.zeros(len(order), np.bool_)
     shared_out(
-        lambda e0, e1: _by_position(offsets, order, second, position, in_order, e0, e1),
-        offsets, len(order), threads,
+        lambda e0, e1: _by_position(
+            blocks, order, identity.second, position, in_order, begins, tied, e0, e1
+        ),
+        blocks, len(order), threads,
     )  # fmt: skip
-    row, tied = _rows_and_ties(order, in_order, second, position)
-    return _Order(order, row), tied
+    return _Order(order, begins, blocks), tied
 
 
 @dataclass(frozen=True)
@@ -178,11 +186,10 @@ def _by_content(
         return _Settled(order, 0, 0, none)
     places = np.flatnonzero(tied)
     rows = order.rows[places]
+    row = np.cumsum(order.begins)[places]
     hashes = row_hashes(table, rows, roles)
-    by = np.lexsort(
-        [rows, available[rows], hashes[:, 1], hashes[:, 0], *position[::-1, rows], order.row[places]]
-    )
-    rows, hashes, row = rows[by], hashes[by], order.row[places][by]
+    by = np.lexsort([rows, available[rows], hashes[:, 1], hashes[:, 0], *position[::-1, rows], row])
+    rows, hashes, row = rows[by], hashes[by], row[by]
     same_place = row[1:] == row[:-1]
     for column in position:
         same_place &= column[rows[1:]] == column[rows[:-1]]
@@ -193,8 +200,10 @@ def _by_content(
     keep = np.ones(len(arranged), np.bool_)
     keep[places[1:]] = ~same
     conflicting = np.append(False, same_place & ~same)
+    # The first change of a row is none that is left out.
+    kept_before = np.append(0, np.cumsum(keep))
     return _Settled(
-        _Order(arranged[keep], order.row[keep]),
+        _Order(arranged[keep], order.begins[keep], kept_before[order.blocks]),
         int(same.sum()),
         int(conflicting.sum()),
         np.sort(rows[conflicting])[:NAMED],
@@ -227,42 +236,47 @@ def change_timeline(
         known = available < known_at
     elif follows:
         known = available != NEVER
-    starts = changed + delay_us
+    starts = changed + delay_us if delay_us else changed
     if follows:
         starts = np.maximum(starts, available)
     position = _positions(table, roles)
-    order, tied = _ordered(table, np.flatnonzero(known & (operation != TRUNCATE)), roles, position, threads)
+    identity = _identity(table, roles.primary_key)
+    order, tied = _ordered(identity, known & (operation != TRUNCATE), position, threads)
     settled = _by_content(table, order, tied, roles, position, available)
-    rows = settled.order.rows
-    end = _ends(settled.order.row, starts[rows])
+    kept = settled.order
+    # What is unknown, a duplicate or a truncate has ended before anything begins.
+    ends = np.full(table.num_rows, _BEFORE_ALL, np.int64)
+    shared_out(
+        lambda e0, e1: _ends(kept.blocks, kept.rows, kept.begins, starts, ends, e0, e1),
+        kept.blocks, len(kept.rows), threads,
+    )  # fmt: skip
     truncates = np.flatnonzero(known & (operation == TRUNCATE))
     duplicates = settled.duplicates
     if len(truncates):
         duplicates += len(truncates) - len(np.unique(row_hashes(table, truncates, roles), axis=0))
-        end = np.minimum(end, _truncated(position[:, rows], position[:, truncates], starts[truncates]))
-    live = (operation[rows] == UPSERT) & (starts[rows] < end) & (codes[rows] >= 0)
+        ends = np.minimum(ends, _truncated(position, position[:, truncates], starts[truncates]))
+    live = (operation == UPSERT) & (starts < ends)
     event_time = changed
     if roles.event_time is not None:
         event_time = instants(single(table, roles.event_time), null=NEVER)
-        live &= event_time[rows] != NEVER
-    ends = np.full(table.num_rows, NEVER, np.int64)
-    ends[rows] = end
-    of_entity = np.full(table.num_rows, -1, np.int64)
-    of_entity[rows[live]] = codes[rows[live]]
+        live &= event_time != NEVER
+    of_entity = np.where(live, codes, codes.dtype.type(-1))
     offsets, fact = grouped(of_entity, entities)
     in_order = sort_blocks(offsets, fact, event_time, threads=threads)
-    _break_ties(table, offsets, fact, in_order, roles, threads)
+    _break_ties(table, offsets, fact, in_order, identity, roles, threads)
     counts = Counts(
         int(known.sum()),
         duplicates,
         settled.conflicts,
-        int((operation[rows] == DELETE).sum()),
+        int((operation[kept.rows] == DELETE).sum()),
         0 if roles.available_at is None else int((available == NEVER).sum()),
         settled.conflicting,
         _unseen(table, order, tied, position),
     )
     timeless = roles.event_time is None
-    return Timeline(offsets, fact, in_order, starts[fact], ends[fact], timeless), counts
+    start = gathered(starts, fact, threads=threads)
+    end = gathered(ends, fact, threads=threads)
+    return Timeline(offsets, fact, in_order, start, end, timeless), counts
 
 
 def _unseen(table: pa.Table, order: _Order, tied: Bools, position: I64) -> int:
@@ -275,12 +289,12 @@ def _unseen(table: pa.Table, order: _Order, tied: Bools, position: I64) -> int:
     if not pc.any(claims).as_py():
         return 0
     claimed = claims.to_numpy(zero_copy_only=False)
-    first = np.flatnonzero(np.append(True, order.row[1:] != order.row[:-1]))
+    first = np.flatnonzero(order.begins)
     unseen = claimed[order.rows[first]]
     for i in np.flatnonzero(tied[first]).tolist():
         begin = end = int(first[i])
         at = position[:, order.rows[begin]]
-        while end < len(order.rows) and order.row[end] == order.row[begin]:
+        while end == begin or (end < len(order.rows) and not order.begins[end]):
             if (position[:, order.rows[end]] != at).any():
                 break
             unseen[i] &= claimed[order.rows[end]]
@@ -305,27 +319,56 @@ def _truncated(position: I64, of_truncates: I64, starts: I64) -> I64:
     return np.append(first, NEVER)[place]
 
 
+@compiled(f"void({READ}, {READ}, {READ}, {READ}, {READ_U64}, b1[::1], i8, i8)")
+def _mark_ties(
+    offsets: I64, order: I64, in_order: I64, first: I64, second: U64, marked: Bools, e0: int, e1: int
+) -> None:
+    for e in range(e0, e1):
+        begin = offsets[e]
+        while begin < offsets[e + 1]:
+            end = begin + 1
+            several = False
+            while end < offsets[e + 1] and in_order[end] == in_order[begin]:
+                a, b = order[begin], order[end]
+                if first[a] != first[b] or (len(second) and second[a] != second[b]):
+                    several = True
+                end += 1
+            if several:
+                marked[begin:end] = True
+            begin = end
+
+
 def _break_ties(
     table: pa.Table,
     offsets: I64,
     order: I64,
     in_order: I64,
+    identity: _Identity,
     roles: ChangeRoles,
     threads: ThreadPoolExecutor | None,
 ) -> None:
-    """Order the facts of one entity and time by ``order_by``, primary key and content hash; those of a table
-    without event time, which have their ``changed_at``, by position and primary key."""
-    tied = ties(offsets, in_order, threads=threads)
-    if not tied.any():
+    """Order the facts of one entity and time by ``order_by`` and primary key; those of a table without event
+    time, which have their ``changed_at``, by position and primary key.
+
+    At most one change of a row is live at a time, so no question meets two facts of one row: where all facts
+    of a time are of one row, which is what updates leave, their order decides nothing.
+    """
+    marked = np.zeros(len(order), np.bool_)
+    shared_out(
+        lambda e0, e1: _mark_ties(
+            offsets, order, in_order, identity.first, identity.second, marked, e0, e1
+        ),
+        offsets, len(order), threads,
+    )  # fmt: skip
+    places = np.flatnonzero(marked)
+    if not len(places):
         return
-    places = np.flatnonzero(tied)
     rows = order[places]
     by_position = roles.position if roles.event_time is None else ()
     order_by = () if roles.order_by is None else (roles.order_by,)
     names = list(dict.fromkeys((*by_position, *order_by, *roles.primary_key)))
     part = table.select(names).take(pa.array(rows))
     entity = np.searchsorted(offsets, places, side="right")
-    hashes = row_hashes(table, rows, roles)
     keys: list[NDArray[np.generic]] = [sortable(single(part, name)) for name in names]
-    by = np.lexsort([hashes[:, 1], hashes[:, 0], *keys[::-1], in_order[places], entity])
+    by = np.lexsort([*keys[::-1], in_order[places], entity])
     order[places] = rows[by]
