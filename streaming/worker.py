@@ -20,7 +20,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from kafka import KafkaConsumer, TopicPartition
 from kafka.consumer.subscription_state import ConsumerRebalanceListener
-from kafka.errors import KafkaError, KafkaTimeoutError, OffsetOutOfRangeError
+from kafka.errors import (
+    FencedInstanceIdError,
+    KafkaError,
+    KafkaTimeoutError,
+    OffsetOutOfRangeError,
+    RetriableError,
+)
 from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
@@ -48,6 +54,7 @@ logger = logging.getLogger("featurestore.stream")
 SWITCH_PERIOD_S = 0.2
 # With nothing assigned for so long, a worker that reads to the end has nothing to read.
 UNASSIGNED_S = 10.0
+AWAY_S = 0.5
 # After its first partitions, a worker waits so long for others to take theirs.
 CLAIM_S = 5.0
 
@@ -144,23 +151,50 @@ class Worker:
                 "no applied source has a topic",
                 hint='declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"',
             )
-        self._consumer = KafkaConsumer(**member_options(self._settings, self._options))
+        try:
+            self._consumer = KafkaConsumer(**member_options(self._settings, self._options))
+        except KafkaError as error:
+            raise self._refused(error) from error
         self._listener = _Listener(self._consumer)
         try:
             self._check_topics(topics)
             self._consumer.subscribe(topics, listener=self._listener)
             self._assigned_s = time.monotonic()
             while not self.stop.is_set() and not self._at_ends():
-                self._turn()
+                self._turn_or_wait()
             self._publish()
             self._next_switch_s = 0.0
             self._serve_what_caught_up()
+        except KafkaError as error:
+            raise self._refused(error) from error
         finally:
             self._publisher.close()
             self._consumer.close(autocommit=False)
             if self._reader is not None:
                 self._reader.close(autocommit=False)
         return self.report
+
+    def _turn_or_wait(self) -> None:
+        """A turn; where the brokers are away, a moment's rest."""
+        try:
+            self._turn()
+        except RetriableError as error:
+            logger.warning("the brokers don't answer, trying again: %s", error)
+            # What the client had handed out, or was about to, is read again.
+            self._seek(self._held)
+            self.stop.wait(AWAY_S)
+
+    def _refused(self, error: KafkaError) -> StreamError:
+        brokers = self._settings.bootstrap_servers
+        if isinstance(error, FencedInstanceIdError):
+            return StreamError(
+                f'another worker of group "{self._settings.group}" is called "{self._name}"',
+                hint="each host needs a name of its own: [streaming] instance",
+            )
+        return StreamError(
+            f"the brokers at {brokers} can't be used: {error}",
+            hint="look at the brokers, and at bootstrap_servers and client in [streaming]",
+        )
 
     def _turn(self) -> None:
         self._follow_registry()

@@ -10,13 +10,16 @@ import time
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
 from kafka import KafkaAdminClient, KafkaProducer
+from kafka.errors import KafkaConnectionError
 
 from featurestore import FeatureStore
 from featurestore.errors import RequestError, StreamError
+from streaming.worker import Worker
 from tests.integration.backfill_project import Row, answers, messy_rows, row, write
 from tests.integration.backfill_project import project as log_project
 from tests.services.kafka import Broker
@@ -247,6 +250,41 @@ def test_a_partition_that_is_added_is_read_from_its_first_message(tmp_path: Path
     read_to_end(root)
     with FeatureStore(root) as store:
         assert {number: one.next_offset for number, one in stands(store).items()} == {0: 1, 1: 1}
+
+
+def test_brokers_that_are_not_there_are_said(tmp_path: Path, broker: Broker):
+    root = applied(project(tmp_path, broker, "any"))
+    settings = root / "featurestore.toml"
+    settings.write_text(
+        settings.read_text().replace(
+            f'"{broker.bootstrap}"', '"127.0.0.1:1"\nclient = {bootstrap_timeout_ms = 500}'
+        )
+    )
+    worker = started(root)
+    _, said = worker.communicate(timeout=60)
+    assert worker.returncode == 1
+    assert "error: the brokers at 127.0.0.1:1 can't be used" in said and "Traceback" not in said
+
+
+def test_a_message_whose_reading_was_cut_short_is_read_again(
+    tmp_path: Path, broker: Broker, monkeypatch: pytest.MonkeyPatch
+):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [value(row(number)) for number in range(10)])
+    consume, failed = Worker._consume, []
+
+    def cut_short(self: Worker, polled: Any) -> None:
+        if polled and not failed:
+            failed.append(polled)
+            raise KafkaConnectionError("the broker is gone")
+        consume(self, polled)
+
+    monkeypatch.setattr(Worker, "_consume", cut_short)
+    read_to_end(root)
+    assert failed
+    with FeatureStore(root) as store:
+        assert totals(stream_counts(store, topic)) == {"accepted": 10, "delivered": 10}
 
 
 def test_what_is_forgotten_does_not_come_back_through_a_topic(tmp_path: Path, broker: Broker):
