@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pyarrow.compute as pc
 
-import featurestore.batch.facts
 import featurestore.batch.fill
 import featurestore.batch.keys
+import featurestore.batch.logs
 import featurestore.batch.spine
 import featurestore.serving.lookup
 import featurestore.store.additions
@@ -55,7 +55,7 @@ def the_store_is_read_without_its_deltas(patch: Patch) -> None:
 
 @breaks(1)
 def a_training_set_does_not_read_arrivals(patch: Patch) -> None:
-    patch.setattr(featurestore.batch.facts.Reader, "_arrivals", lambda *_: (0, 0))
+    patch.setattr(featurestore.batch.logs.Logs, "arrivals", lambda *_: [])
 
 
 @breaks(4)
@@ -79,7 +79,7 @@ def a_file_is_said_to_be_loaded_before_it_is(patch: Patch) -> None:
 
 @breaks(4)
 def a_loaded_file_is_forgotten(patch: Patch) -> None:
-    patch.setattr(featurestore.batch.fill.Fill, "_files_loaded", lambda *_: None)
+    patch.setattr(featurestore.batch.fill.Fill, "_files_loaded", lambda *_: {})
 
 
 @breaks(4)
