@@ -115,7 +115,7 @@ class ChangeFill:
             self._arrived = standing(snapshot.progress(self._timeline.id)).arrivals
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
             forgotten, source = read_forgotten(snapshot), self._plan.source
-            self._gone = forgotten.of(source.name, source.identity, also=self._plan.entity.declared_keys)
+            self._gone = forgotten.of(source.name, source.identity)
             self._forgetting = forgotten.standing
         log = self._plan.source.log
         files = [] if log is None else list(list_files(log, self._root))

@@ -175,6 +175,7 @@ def compare_knowledge(
 ) -> KnowledgeComparison:
     """Each feature for each row of ``spine`` at both horizons, over one reading of the logs; the first
     ``limit`` values that differ are explained."""
+    reader.ask([views[feature.view] for feature in features])
     compared = [
         _compare(spine, some, lookups, views, reader, known_at, threads)
         for group in feature_groups(features, views)

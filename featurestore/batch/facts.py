@@ -39,7 +39,7 @@ from featurestore.log.versions import Versions, event_versions
 from featurestore.plan.compile import OPERATION
 from featurestore.plan.nodes import SourcePlan, ViewPlan
 from featurestore.store.arrivals import arrived_versions
-from featurestore.store.forgotten import hash_column, kept
+from featurestore.store.forgotten import Gone, hash_column, kept
 
 # Operations whose value depends on the order of facts of one event time.
 ORDER_SENSITIVE = frozenset({"first", "last", "first_k", "last_k", "min_by", "max_by", "distinct_k"})
@@ -73,13 +73,20 @@ class Reader:
     def __init__(self, logs: Logs) -> None:
         self.logs = logs
         self._root = logs.root
-        self.forgotten = logs.forgotten()
+        self.forgotten = self._left_out = logs.forgotten()
+
+    def ask(self, views: Iterable[ViewPlan]) -> None:
+        """Leave out what is forgotten as it will be when these views are applied."""
+        self._left_out = self.forgotten.joined(views)
 
     def facts(self, view: ViewPlan, features: Sequence[Feature], used: frozenset[str] | None = None) -> Facts:
         """All versions that ``features`` of ``view``'s source and entity may need. ``used``: the columns
         of the source that they read; None where all are ``view``'s."""
         source = archived(view.source, self._root)
+        gone = self._left_out.of(source.name, () if source.changes is None else source.identity)
         roles, wanted = _needed(view, features, view.columns_for(features) if used is None else used)
+        # Whose a row is decides whether it counts, whether or not a feature reads it.
+        wanted |= frozenset() if gone is None else gone.columns & set(source.schema)
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
         parts: list[pa.Table] = []
         reasons: Counter[str] = Counter()
@@ -114,7 +121,7 @@ class Reader:
                 # A change without a key still ends the one before it.
                 keyless += _drop_keyless(parts, view.entity.keys, len(arrivals))
             whole = pa.concat_tables(parts, promote_options="default") if parts else _nothing(schema)
-            whole, forgotten = self._without_forgotten(whole, view, origins)
+            whole, forgotten = self._without_forgotten(whole, view, gone, origins)
             # Keys are numbered on the other core while the rest is brought together.
             numbered = aside.submit(key_index, [whole.column(key) for key in view.entity.keys])
             columns = [
@@ -129,13 +136,13 @@ class Reader:
             forgotten,
         )  # fmt: skip
 
-    def _without_forgotten(self, whole: pa.Table, view: ViewPlan, origins: Origins) -> tuple[pa.Table, int]:
+    def _without_forgotten(
+        self, whole: pa.Table, view: ViewPlan, gone: Gone | None, origins: Origins
+    ) -> tuple[pa.Table, int]:
         """The versions of all entities that are not forgotten, and how many were of others. Hashes that the
         contents don't have any more stand in a column of their own, where the kernel looks for them."""
         source = view.source
         is_table = source.changes is not None
-        primary_key = source.identity if is_table else ()
-        gone = self.forgotten.of(source.name, primary_key, also=view.entity.declared_keys)
         if gone is None and HASH_COLUMN not in whole.column_names:
             return whole, 0
         left = kept(whole, gone, source.roles.content, is_table=is_table)

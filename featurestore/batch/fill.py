@@ -101,7 +101,7 @@ class Fill:
             self._loaded = dict(snapshot.loaded_files(self._timeline.id))
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
             forgotten = read_forgotten(snapshot)
-            self._gone = forgotten.of(self._plan.source.name, also=self._plan.entity.declared_keys)
+            self._gone = forgotten.of(self._plan.source.name)
             self._forgetting = forgotten.standing
         hashing = ThreadPoolExecutor(1, thread_name_prefix="hash")
         try:

@@ -184,6 +184,7 @@ def training_set(
                 hint="rename or drop it: the feature is computed anew",
             )
     tally = _Tally()
+    reader.ask([views[feature.view] for feature in features])
     columns: dict[str, pa.Array] = {}
     inner = Lookups(reader, partial(_count_met, tally, known_at, strict=strict))
     for group in feature_groups(features, views):

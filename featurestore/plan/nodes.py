@@ -38,12 +38,6 @@ class EntityPlan:
     keys: tuple[str, ...]
     dtypes: tuple[DType, ...]
 
-    @property
-    def declared_keys(self) -> tuple[str, ...]:
-        """The key columns; () for rows of a table, whose primary key is no entity's: a column of its name in
-        another source may be another thing."""
-        return () if self.name == PRIMARY_KEY else self.keys
-
 
 @dataclass(frozen=True)
 class ChangeFormat:

@@ -132,16 +132,19 @@ class Commit:
 
     # Forgetting
 
-    def forgetting(self) -> tuple[int, int]:
+    def forgetting(self) -> tuple[int, int, int]:
         """What tells one state of the list of forgotten keys, and of whose keys they may be, from another."""
         made = self._connection.execute(select(func.max(forgotten.c.commit_number))).scalar_one()
         if made is None:
-            return 0, 0
-        newest = self._connection.execute(select(func.max(timeline_versions.c.id))).scalar_one()
-        return made, newest
+            return 0, 0, 0
+        newest = [
+            self._connection.execute(select(func.max(ids))).scalar_one() or 0
+            for ids in (timeline_versions.c.id, view_versions.c.id)
+        ]
+        return made, newest[0], newest[1]
 
     def forget_more(self, columns: Sequence[str]) -> None:
-        """Say that forgotten keys of these columns are to be looked for again: another source has them."""
+        """Say that forgotten keys of these columns are to be looked for again: they stand elsewhere, too."""
         c = forgotten.c
         self._connection.execute(
             update(forgotten).where(c.columns == json.dumps(columns)).values(state="erasing")

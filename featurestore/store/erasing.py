@@ -28,12 +28,12 @@ from featurestore.store.forgotten import (
     Gone,
     entity_column,
     key_columns,
-    own_keys,
     with_known_hashes,
     without_content,
 )
 from featurestore.store.payload import decode_arrivals, encode_arrivals, encode_runs, reader
 from featurestore.store.placement import runs
+from featurestore.store.reach import own_keys
 from featurestore.store.records import DELTA_LEVEL, SegmentRow, StoredRow, TimelineVersion
 from featurestore.store.store import Store
 

@@ -29,9 +29,9 @@ from featurestore.store.forgotten import (
     Gone,
     digest,
     key_texts,
-    own_keys,
     read_forgotten,
 )
+from featurestore.store.reach import columns_of, names_of, own_keys, read_reach
 from featurestore.store.records import ForgottenKey, ForgottenState, TimelineVersion
 from featurestore.store.registry import read_registry
 from featurestore.store.snapshot import Snapshot
@@ -47,15 +47,17 @@ Progress = Callable[[int, int, str], None]
 
 @dataclass(frozen=True)
 class ForgetReport:
-    """What became of a key. ``entities`` are all that are known by these columns; ``store_commit`` forgot it,
-    ``before`` says that it had been forgotten by then. ``erased`` counts what has left the store because of
-    it, in this run and in earlier ones: facts once for each timeline that they stood in. ``unsearched``
-    are versions of timelines whose columns can't tell whose their facts are. ``purged``: no byte is left in
-    the store's files.
+    """What became of a key. ``entities`` are all that are known by these columns; ``sources`` are those where
+    it was looked for, each with the columns that hold it there: a table that is looked up may call its
+    primary key otherwise. ``store_commit`` forgot it, ``before`` says that it had been forgotten by then.
+    ``erased`` counts what has left the store because of it, in this run and in earlier ones: facts once for
+    each timeline that they stood in. ``unsearched`` are versions of timelines whose columns can't tell whose
+    their facts are. ``purged``: no byte is left in the store's files.
     """
 
     entities: tuple[str, ...]
     columns: tuple[str, ...]
+    sources: tuple[tuple[str, tuple[str, ...]], ...]
     digests: tuple[str, ...]
     store_commit: int
     forgotten_at: str
@@ -68,6 +70,7 @@ class ForgetReport:
         return {
             "entities": list(self.entities),
             "columns": list(self.columns),
+            "sources": [{"source": name, "columns": list(held)} for name, held in self.sources],
             "digests": list(self.digests),
             "store_commit": self.store_commit,
             "forgotten_at": self.forgotten_at,
@@ -89,6 +92,10 @@ class ForgetReport:
             lines.append(f"  erased: {', '.join(told)}")
         else:
             lines.append("  the store held nothing of it; what its logs may bring is left out from now on")
+        places = [
+            name if held == self.columns else f"{name} (by {', '.join(held)})" for name, held in self.sources
+        ]
+        lines.append(f"  looked for in {', '.join(places)}")
         lines.extend(
             f"  {name} lacks the key's columns and can't be searched: rebuild its view, drop this version"
             for name in self.unsearched
@@ -114,7 +121,7 @@ def forget(
     """
     columns = tuple(sorted(entity))
     with store.snapshot() as snapshot:
-        names, variants = _known(snapshot, columns)
+        names, sources, variants = _known(snapshot, columns)
         keys = _canonical(entity, columns, variants)
         digest_key = bytes.fromhex(snapshot.meta()[DIGEST_KEY])
         listed = {(one.columns, one.digest) for one in snapshot.forgotten()}
@@ -141,6 +148,7 @@ def forget(
     return ForgetReport(
         names,
         columns,
+        sources,
         digests,
         first.commit_number,
         instant_text(first.committed_at_us),
@@ -188,11 +196,13 @@ class _Key:
     types: Mapping[str, str] = field(default_factory=dict)
 
 
-def _known(snapshot: Snapshot, columns: tuple[str, ...]) -> tuple[tuple[str, ...], list[dict[str, str]]]:
-    """The entities that have a key of ``columns``, and the types that these columns have in timelines."""
-    # Rows that are looked up by primary key are no entity's: the columns' names say too little.
-    timelines = [one for one in snapshot.timeline_versions() if one.entity != PRIMARY_KEY]
-    keys = {one.entity: own_keys(one) for one in timelines}
+def _known(
+    snapshot: Snapshot, columns: tuple[str, ...]
+) -> tuple[tuple[str, ...], tuple[tuple[str, tuple[str, ...]], ...], list[dict[str, str]]]:
+    """The entities that have a key of ``columns``, the columns of sources where it stands, and the types that
+    these have in timelines."""
+    timelines = snapshot.timeline_versions()
+    keys = {one.entity: own_keys(one) for one in timelines if one.entity != PRIMARY_KEY}
     names = tuple(sorted(name for name, own in keys.items() if tuple(sorted(own)) == columns))
     if not names:
         shown = "; ".join(f"{name}: {', '.join(own)}" for name, own in sorted(keys.items()))
@@ -200,13 +210,15 @@ def _known(snapshot: Snapshot, columns: tuple[str, ...]) -> tuple[tuple[str, ...
             f"no applied entity has the key {', '.join(columns) or '(none)'}",
             hint=f"give all key columns of one of these, like card_id=c1; {shown or 'none is applied yet'}",
         )
+    reach, _ = read_reach(snapshot, timelines)
+    places = reach.of(columns)
     types: list[dict[str, str]] = []
     for one in timelines:
-        if tuple(sorted(own_keys(one))) == columns:
-            found = {name: one.columns[name] for name in columns}
-            if found not in types:
+        for source, scope in places:
+            found = {name: one.columns.get(column, "") for name, column in scope}
+            if source == one.source and all(found.values()) and found not in types:
                 types.append(found)
-    return names, types
+    return names, tuple((source, columns_of(scope)) for source, scope in places), types
 
 
 def _canonical(
@@ -260,28 +272,27 @@ class _Eraser:
             plans = read_registry(snapshot).sources
         alone = replace(whole, keys=(self._key,))
         unsearched = []
-        for source in sorted(name for name, scope in whole.scopes.items() if self._key.columns in scope):
+        for source in dict.fromkeys(name for name, _ in whole.reach.of(self._key.columns)):
             of_source = [one for one in timelines if one.source == source]
             for timeline in of_source:
                 gone = _gone(alone, timeline)
-                if gone is None:
-                    continue
-                if not set(self._key.columns) <= {*timeline.columns, *own_keys(timeline)}:
-                    if timeline.state != "retired":
+                for part in () if gone is None else gone.parts():
+                    if part.columns <= {*timeline.columns, *own_keys(timeline)}:
+                        self._timeline(timeline, part)
+                    elif timeline.state != "retired":
                         unsearched.append(f"{source} by {timeline.entity}@{timeline.id}")
-                    continue
-                self._timeline(timeline, gone)
             self._arrivals(source, _gone(alone, of_source[-1]), of_source[-1], plans.get(source))
         self._write(lambda commit: {}, state="done")
         return unsearched
 
     def _timeline(self, timeline: TimelineVersion, gone: Gone) -> None:
+        [scope] = (*gone.dropping, *gone.marking)
         clear = next(
             (
-                one.table
+                one.table.select(names_of(scope)).rename_columns(list(columns_of(scope)))
                 for one in self._clear
                 if one.table is not None
-                and all(one.types[name] == timeline.columns.get(name) for name in self._key.columns)
+                and all(one.types[name] == timeline.columns.get(column) for name, column in scope)
             ),
             None,
         )

@@ -9,7 +9,7 @@ and of no key that nobody has what it was.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from hashlib import blake2b
 from typing import TypeAlias
@@ -24,15 +24,15 @@ from featurestore.kernel.changes import CLAIM_COLUMN, DELETE, OPERATION_COLUMN, 
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.roles import ChangeRoles, Roles
 from featurestore.kernel.versions import HASH_COLUMN, instants, single
-from featurestore.plan.nodes import PRIMARY_KEY
+from featurestore.plan.nodes import ViewPlan
 from featurestore.store.entity_key import decode_key
+from featurestore.store.reach import Reach, Scope, columns_of, names_of, own_keys, read_reach
 from featurestore.store.records import ForgottenKey, TimelineVersion
 from featurestore.store.snapshot import Snapshot
 
 Bools = NDArray[np.bool_]
 I64 = NDArray[np.int64]
 Column: TypeAlias = "pa.Array | pa.ChunkedArray"
-KeyColumns = tuple[str, ...]
 
 DIGEST_KEY = "digest_key"
 
@@ -70,17 +70,27 @@ def _text(value: object) -> str:
 
 @dataclass(frozen=True)
 class Gone:
-    """What is forgotten of one source: digests by key columns. A fact with a key of ``dropping`` is left out;
-    a table's change with one of ``marking`` still ends the change before it."""
+    """What is forgotten of one source: digests by where a key stands. A fact with a key of ``dropping`` is
+    left out; a table's change with one of ``marking`` still ends the change before it."""
 
     digest_key: bytes
-    dropping: Mapping[KeyColumns, frozenset[str]]
-    marking: Mapping[KeyColumns, frozenset[str]]
+    dropping: Mapping[Scope, frozenset[str]]
+    marking: Mapping[Scope, frozenset[str]]
 
     @property
     def columns(self) -> frozenset[str]:
-        """Every column that has a part in a forgotten key."""
-        return frozenset(name for keys in (self.dropping, self.marking) for names in keys for name in names)
+        """Every column of the source that has a part in a forgotten key."""
+        return frozenset(
+            column for keys in (self.dropping, self.marking) for scope in keys for column in columns_of(scope)
+        )
+
+    def parts(self) -> list[Gone]:
+        """The same place by place; each has its columns for one key."""
+        dropping = [
+            replace(self, dropping={scope: some}, marking={}) for scope, some in self.dropping.items()
+        ]
+        marking = [replace(self, dropping={}, marking={scope: some}) for scope, some in self.marking.items()]
+        return dropping + marking
 
     def dropped(self, columns: Mapping[str, Column], rows: int) -> Bools:
         """Which of ``rows`` rows are no facts; ``columns`` are theirs."""
@@ -90,16 +100,15 @@ class Gone:
         """Which rows of a table only end what stood before them."""
         return self._rows(self.marking, columns, rows)
 
-    def _rows(
-        self, keys: Mapping[KeyColumns, frozenset[str]], columns: Mapping[str, Column], rows: int
-    ) -> Bools:
+    def _rows(self, keys: Mapping[Scope, frozenset[str]], columns: Mapping[str, Column], rows: int) -> Bools:
         found = np.zeros(rows, np.bool_)
-        for names, digests in keys.items():
-            if all(name in columns for name in names):
-                found |= self._holding(names, digests, [columns[name] for name in names])
+        for scope, digests in keys.items():
+            held = columns_of(scope)
+            if all(name in columns for name in held):
+                found |= self._holding(names_of(scope), digests, [columns[name] for name in held])
         return found
 
-    def _holding(self, names: KeyColumns, digests: frozenset[str], columns: Sequence[Column]) -> Bools:
+    def _holding(self, names: Sequence[str], digests: frozenset[str], columns: Sequence[Column]) -> Bools:
         # Only the distinct keys are digested.
         texts: list[list[str]] = []
         codes: I64 | None = None
@@ -139,39 +148,44 @@ def _numbered(column: Column) -> tuple[pa.Array, I64]:
 
 @dataclass(frozen=True)
 class Forgotten:
-    """The list of one state of the store. ``scopes``: the key columns of each source's entities, ever since
-    the store was made, so that what was left out once is never taken in again; ``standing`` is the commit's
-    ``forgetting``."""
+    """The list of one state of the store. ``reach`` tells where its keys may stand; ``standing`` is the
+    commit's ``forgetting``."""
 
     keys: tuple[ForgottenKey, ...] = ()
-    scopes: Mapping[str, frozenset[KeyColumns]] = field(default_factory=dict)
+    reach: Reach = field(default_factory=Reach)
     digest_key: bytes = b""
-    standing: tuple[int, int] = (0, 0)
+    standing: tuple[int, int, int] = (0, 0, 0)
 
-    def of(
-        self, source: str, primary_key: Sequence[str] = (), *, also: Sequence[str] = (), pending: bool = False
-    ) -> Gone | None:
+    def of(self, source: str, primary_key: Sequence[str] = (), *, pending: bool = False) -> Gone | None:
         """What is forgotten of a source whose rows have ``primary_key`` (events: none); None where nothing
-        is. ``also``: the key columns of an entity that is not applied yet; ``pending``: only what is not
-        erased yet."""
+        is. ``pending``: only what is not erased yet."""
         if not self.keys:
             return None
-        scopes = self.scopes.get(source, frozenset()) | {tuple(sorted(also))}
-        dropping: dict[KeyColumns, set[str]] = {}
-        marking: dict[KeyColumns, set[str]] = {}
+        dropping: dict[Scope, frozenset[str]] = {}
+        marking: dict[Scope, frozenset[str]] = {}
+        digests: dict[tuple[str, ...], set[str]] = {}
         for one in self.keys:
-            if one.columns in scopes and not (pending and one.state == "done"):
+            if not (pending and one.state == "done"):
+                digests.setdefault(one.columns, set()).add(one.digest)
+        for scope in self.reach.scopes.get(source, ()):
+            some = digests.get(names_of(scope))
+            if some:
                 # A row whose primary key holds the key is never anybody else's: it has nothing to end.
-                is_fact = not primary_key or set(one.columns) <= set(primary_key)
-                (dropping if is_fact else marking).setdefault(one.columns, set()).add(one.digest)
+                is_fact = not primary_key or set(columns_of(scope)) <= set(primary_key)
+                (dropping if is_fact else marking)[scope] = frozenset(some)
         if not dropping and not marking:
             return None
-        return Gone(self.digest_key, _frozen(dropping), _frozen(marking))
+        return Gone(self.digest_key, dropping, marking)
+
+    def joined(self, views: Iterable[ViewPlan]) -> Forgotten:
+        """The same where views count that are not applied yet."""
+        return replace(self, reach=self.reach.joined(views)) if self.keys else self
 
     def in_sources(self, sources: Iterable[str]) -> list[ForgottenKey]:
         """The keys that some of these sources' facts may have."""
-        scopes = frozenset[KeyColumns]().union(*(self.scopes.get(source, ()) for source in sources))
-        return [one for one in self.keys if one.columns in scopes]
+        scopes = (scope for source in sources for scope in self.reach.scopes.get(source, ()))
+        known = {names_of(scope) for scope in scopes}
+        return [one for one in self.keys if one.columns in known]
 
     def told(self, sources: Iterable[str]) -> dict[str, object]:
         """What a manifest says: enough to tell why a reproduction differs, and no key."""
@@ -185,33 +199,23 @@ class Forgotten:
         }
 
 
-def _frozen(keys: Mapping[KeyColumns, set[str]]) -> dict[KeyColumns, frozenset[str]]:
-    return {names: frozenset(digests) for names, digests in keys.items()}
-
-
 def read_forgotten(snapshot: Snapshot, timelines: Iterable[TimelineVersion] | None = None) -> Forgotten:
     """The list as a snapshot has it; a store that forgot nothing costs one look."""
     keys = snapshot.forgotten()
     if not keys:
         return Forgotten()
-    scopes: dict[str, set[KeyColumns]] = {}
-    newest = 0
-    for one in snapshot.timeline_versions() if timelines is None else timelines:
-        if one.entity != PRIMARY_KEY:
-            scopes.setdefault(one.source, set()).add(tuple(sorted(own_keys(one))))
-        newest = max(newest, one.id)
+    timelines = list(snapshot.timeline_versions() if timelines is None else timelines)
+    reach, newest_view = read_reach(snapshot, timelines)
     return Forgotten(
         tuple(keys),
-        {name: frozenset(some) for name, some in scopes.items()},
+        reach,
         bytes.fromhex(snapshot.meta()[DIGEST_KEY]),
-        (max(one.commit_number for one in keys), newest),
+        (
+            max(one.commit_number for one in keys),
+            max((one.id for one in timelines), default=0),
+            newest_view,
+        ),
     )
-
-
-def own_keys(timeline: TimelineVersion) -> tuple[str, ...]:
-    """The key columns of a timeline version's entity."""
-    keys = timeline.roles["keys"]
-    return (keys,) if isinstance(keys, str) else tuple(keys or ())
 
 
 # Tables that are on their way: from a log, from a push, from the store

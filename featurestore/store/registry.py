@@ -29,6 +29,7 @@ from featurestore.plan.nodes import (
 from featurestore.plan.spec import decode, encode
 from featurestore.store.commit import Commit
 from featurestore.store.forgotten import Forgotten, read_forgotten
+from featurestore.store.reach import names_of
 from featurestore.store.records import Definition, TimelineVersion, ViewVersion
 from featurestore.store.snapshot import Snapshot
 
@@ -356,11 +357,13 @@ def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
         timeline_id = made.get(plan.timeline_fingerprint) if timeline is None else timeline.id
         if timeline_id is None:
             timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
-            own = tuple(sorted(plan.entity.declared_keys))
-            if own and own not in registry.forgotten.scopes.get(plan.source.name, ()):
-                commit.forget_more(own)
         version_id = commit.add_view_version(
             view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
         )
         if timeline is not None and timeline.state == "current" and is_ready(registry, plan):
             commit.switch_view(version_id)
+    if registry.forgotten.keys:
+        before = registry.forgotten.reach
+        for source, scopes in before.joined(desired.view_plans.values()).scopes.items():
+            for names in {names_of(scope) for scope in scopes - before.scopes.get(source, frozenset())}:
+                commit.forget_more(names)

@@ -507,12 +507,12 @@ def test_a_forgotten_key_is_listed_with_what_was_erased_and_a_push_keeps_its_num
     new_timeline(store)
     with store.commit("ingest", now_us=1) as commit:
         commit.add_arrivals("transactions", b"before", rows=3, arrived_at_us=1)
-        assert commit.forgetting() == (0, 0)
+        assert commit.forgetting() == (0, 0, 0)
     with store.commit("forget", now_us=5) as commit:
         commit.add_forgotten(("a", "b"), "digest")
         number = commit.number
     with store.commit("forget", now_us=6) as commit:
-        assert commit.forgetting() == (number, 1)
+        assert commit.forgetting() == (number, 1, 0)
         commit.rewrite_arrival(1, b"after")
         (key,) = _forgotten(store)
         commit.count_forgotten(key, {"facts": 2}, "erasing")

@@ -179,7 +179,7 @@ def test_two_horizons_are_compared_after_what_each_of_them_looks_up(store: Featu
 
 
 @pytest.mark.parametrize("known_at", HORIZONS)
-def test_a_forgotten_key_is_gone_from_both_hosts_and_a_table_that_is_only_looked_up_is_nobodys(
+def test_a_forgotten_key_is_gone_from_both_hosts_and_a_primary_key_is_no_entitys_name(
     store: FeatureStore, known_at: str | None
 ):
     store.forget({"user_id": "u2"})
