@@ -6,8 +6,9 @@ Time: all histories are within the same minutes, so late changes on one side mee
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from hypothesis import strategies as st
 
@@ -17,8 +18,8 @@ from featurestore.dsl.log import Parquet
 from featurestore.dsl.source import EventSource
 from featurestore.dsl.table_source import TableSource
 from featurestore.kernel.roles import KnownAt
-from featurestore.testing.reference import Logs, Oracle, Row
-from featurestore.testing.reference_tables import TableOracle
+from featurestore.testing.reference import Logs, Oracle, Row, Version
+from featurestore.testing.reference_tables import DELETE, TRUNCATE, Change, TableOracle
 from tests import strategies, strategies_tables
 from tests.strategies import DELAY, START, History, Question
 from tests.strategies_tables import TableHistory
@@ -71,17 +72,23 @@ class Looking:
     @property
     def good(self) -> Logs:
         """Without bad input, as the kernel takes them."""
-        events = replace_source(self.view, lookups=())
-        others = replace_source(self.views[0], lookups=())
-        plain = [agg.count(name="facts")]
-        kept = Oracle(replace(events, features=plain), self.outer.schema, self.outer.rows).versions
-        kept_others = Oracle(replace(others, features=plain), self.inner.schema, self.inner.rows).versions
-        changes = TableOracle(self.table.view(plain), self.table.schema, self.table.changes).changes
+        events, others, table = self.plain()
         return {
-            "events": (self.outer.schema, [one.row for one in kept]),
-            "others": (self.inner.schema, [one.row for one in kept_others]),
-            "rows": (self.table.schema, [one.row for one in changes]),
+            "events": (self.outer.schema, [one.row for one in events.versions]),
+            "others": (self.inner.schema, [one.row for one in others.versions]),
+            "rows": (self.table.schema, [one.row for one in table.changes]),
         }
+
+    def plain(self) -> tuple[Oracle, Oracle, TableOracle]:
+        """Oracles of the three logs, none of which looks anything up."""
+        plain = [agg.count(name="facts")]
+        events = replace(replace_source(self.view, lookups=()), features=plain)
+        others = replace(replace_source(self.views[0], lookups=()), features=plain)
+        return (
+            Oracle(events, self.outer.schema, self.outer.rows),
+            Oracle(others, self.inner.schema, self.inner.rows),
+            TableOracle(self.table.view(plain), self.table.schema, self.table.changes),
+        )
 
 
 def replace_source(view: FeatureView, **parts: object) -> FeatureView:
@@ -101,10 +108,10 @@ def _with_keys(history: History) -> History:
 
 
 @st.composite
-def projects(draw: st.DrawFn, most: int = 6) -> Looking:
+def projects(draw: st.DrawFn, most: int = 6, changes: int = 10) -> Looking:
     outer = _with_keys(draw(strategies.histories(most, COLUMNS)))
     inner = _with_keys(draw(strategies.histories(most, INNER)))
-    table = draw(strategies_tables.histories(10, ROWS))
+    table = draw(strategies_tables.histories(changes, ROWS))
     return looking(outer, inner, table)
 
 
@@ -112,8 +119,9 @@ def looking(outer: History, inner: History, table: TableHistory) -> Looking:
     rows_view = table.view(
         [agg.count(name="open"), agg.sum("n", name="n"), agg.last("s", delay=DELAY, name="then")]
     )
-    rows = rows_view.source
-    assert isinstance(rows, TableSource)
+    assert isinstance(rows_view.source, TableSource)
+    rows = replace(rows_view.source, log=Parquet("rows"))
+    rows_view = replace(rows_view, source=rows)
     on = ["uid", "part"][: len(rows.primary_keys)]
     others = _source(inner, "others").lookup(rows, on=on, columns={"row_n": "n", "row_card": "card"})
     activity = FeatureView(
@@ -141,7 +149,7 @@ def looking(outer: History, inner: History, table: TableHistory) -> Looking:
 def _source(history: History, name: str) -> EventSource:
     return EventSource(
         name,
-        log=Parquet(f"{name}.parquet"),
+        log=Parquet(name),
         columns=dict(history.columns),
         **{"event_time": "ts", **history.source},
     )
@@ -189,3 +197,131 @@ def questions(draw: st.DrawFn, project: Looking, at_most: int = 12) -> list[Ques
 def horizons(project: Looking) -> st.SearchStrategy[KnownAt]:
     near = st.tuples(st.sampled_from(instants(project)), st.sampled_from([0, 1])).map(sum)
     return st.one_of(st.none(), st.just("as_of"), st.just("as_of"), near)
+
+
+# --- what a run has seen
+
+SEEN = (
+    "a late change of the row",
+    "asked before and after it was known",
+    "two or more late changes",
+    "a late change of the row that a chained fact looks up",
+    "a late fact of the chained view",
+    "a corrected fact of the chained view",
+    "a change at exactly the event's time",
+    "a fact of the chained view at exactly the event's time",
+    "known at exactly the question's horizon",
+    "a row that is there",
+    "a deleted row",
+    "a truncated row",
+    "a null key",
+    "an unknown key",
+    "a chained view without facts",
+    "a corrected event",
+    "a late event",
+    "an event that moved",
+)
+"""What a question may meet in the events that it sees, by what they look up."""
+
+
+def met(project: Looking, asked: Sequence[Question]) -> list[set[str]]:
+    """Which of ``SEEN`` each question meets, under "as_of", in versions of events before it, known or not."""
+    events, others, table = project.plain()
+    on = project.view.source.lookups[0].on  # type: ignore[union-attr]
+    primary_key = table.source.primary_keys
+
+    def changes_of(row: Row) -> list[Change]:
+        """Changes of the row of the table that a row of a log looks up, and truncates."""
+        key = tuple(row[name] for name in on)
+        return [
+            change
+            for change in table.changes
+            if change.operation == TRUNCATE or tuple(change.row[name] for name in primary_key) == key
+        ]
+
+    by_version = {one.number: (changes_of(one.row), _facts_of(one, others)) for one in events.versions}
+    by_fact = {one.number: changes_of(one.row) for one in others.versions}
+    asked_at = {(one.keys, one.as_of) for one in asked}
+    found = []
+    for question in asked:
+        seen: set[str] = set()
+        for event in events.versions:
+            if question.as_of is None or event.key != question.keys or event.event_time is None:
+                continue
+            if event.keyless or event.retracts or not event.event_time < question.as_of:
+                continue
+            changes, facts = by_version[event.number]
+            seen.update(_of_event(event, events, on))
+            seen.update(_of_row(event.event_time, changes, event.row[on[0]]))
+            seen.update(_of_facts(event.event_time, facts, by_fact))
+            learnt = {one.available_at for one in [*changes, *facts] if _late(one, event.event_time)}
+            if question.as_of in learnt:
+                seen.add("known at exactly the question's horizon")
+            if any((question.keys, at) in asked_at and (question.keys, at + 1) in asked_at for at in learnt):
+                seen.add("asked before and after it was known")
+            if len(learnt) > 1:
+                seen.add("two or more late changes")
+        found.append(seen)
+    return found
+
+
+def _facts_of(event: Version, others: Oracle) -> list[Version]:
+    return [one for one in others.versions if not one.keyless and one.key == (event.row["seller"],)]
+
+
+def _late(one: Version | Change, event_time: int) -> bool:
+    """Whether an event was there between what happened and its being known: its column steps."""
+    happened = one.changed_at if isinstance(one, Change) else one.event_time
+    known = one.available_at
+    return happened is not None and known is not None and happened < event_time < known
+
+
+def _of_event(event: Version, events: Oracle, on: Sequence[str]) -> Iterator[str]:
+    assert event.event_time is not None
+    versions = [one for one in events.versions if one.identity == event.identity]
+    if len({one.content for one in versions}) > 1:
+        yield "a corrected event"
+    if len({one.event_time for one in versions} - {None}) > 1:
+        yield "an event that moved"
+    if event.available_at is not None and event.available_at > event.event_time:
+        yield "a late event"
+    if event.row["seller"] is None or event.row[on[0]] is None:
+        yield "a null key"
+
+
+def _of_row(event_time: int, changes: Sequence[Change], key: Any) -> Iterator[str]:
+    own = [change for change in changes if change.operation != TRUNCATE]
+    if not own and key is not None:
+        yield "an unknown key"
+    if any(_late(change, event_time) for change in own):
+        yield "a late change of the row"
+    if any(change.changed_at == event_time for change in own):
+        yield "a change at exactly the event's time"
+    before = sorted((one for one in own if one.changed_at < event_time), key=lambda one: one.position)
+    truncates = [one.position for one in changes if one.operation == TRUNCATE and one.changed_at < event_time]
+    if not before:
+        return
+    if before[-1].operation == DELETE:
+        yield "a deleted row"
+    elif any(position >= before[-1].position for position in truncates):
+        yield "a truncated row"
+    else:
+        yield "a row that is there"
+
+
+def _of_facts(event_time: int, facts: Sequence[Version], rows: dict[int, list[Change]]) -> Iterator[str]:
+    if not any(one.event_time is not None and one.event_time < event_time for one in facts):
+        yield "a chained view without facts"
+    if any(one.event_time == event_time for one in facts):
+        yield "a fact of the chained view at exactly the event's time"
+    for fact in facts:
+        if fact.event_time is None or fact.event_time >= event_time:
+            continue
+        if _late(fact, event_time):
+            yield "a late fact of the chained view"
+        if len({one.content for one in facts if one.identity == fact.identity}) > 1:
+            yield "a corrected fact of the chained view"
+        for change in rows[fact.number]:
+            known = change.available_at
+            if _late(change, fact.event_time) and known is not None and known > event_time:
+                yield "a late change of the row that a chained fact looks up"
