@@ -43,12 +43,15 @@ def forget(
     key = {name: values[0] for name, values in columns.items()}
 
     from featurestore import FeatureStore
+    from featurestore.store.forget import places
 
     with FeatureStore(".") as store:
-        store.store  # noqa: B018  # what is wrong with the store is told before anybody is asked
+        # What is wrong with the store or the key is told before anybody is asked.
+        where = places(store.store, key)
         if not yes:
             shown = ", ".join(f"{name}={value}" for name, value in key.items())
-            if not typer.confirm(f"Erase {shown} from {store.store.name}, for good?", err=True):
+            say(f"{shown} is looked for in {where}")
+            if not typer.confirm(f"Erase it from {store.store.name}, for good?", err=True):
                 say("nothing was forgotten")
                 raise typer.Exit(1)
         with Progress() as progress:

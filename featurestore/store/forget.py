@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -92,10 +92,7 @@ class ForgetReport:
             lines.append(f"  erased: {', '.join(told)}")
         else:
             lines.append("  the store held nothing of it; what its logs may bring is left out from now on")
-        places = [
-            name if held == self.columns else f"{name} (by {', '.join(held)})" for name, held in self.sources
-        ]
-        lines.append(f"  looked for in {', '.join(places)}")
+        lines.append(f"  looked for in {_places(self.columns, self.sources)}")
         lines.extend(
             f"  {name} lacks the key's columns and can't be searched: rebuild its view, drop this version"
             for name in self.unsearched
@@ -105,6 +102,10 @@ class ForgetReport:
                 "  a reader still needs the store's write-ahead log: run this again when it has ended"
             )
         return "\n".join(lines)
+
+
+def _places(columns: tuple[str, ...], sources: Sequence[tuple[str, tuple[str, ...]]]) -> str:
+    return ", ".join(name if held == columns else f"{name} (by {', '.join(held)})" for name, held in sources)
 
 
 def _told(n: int, what: str) -> str:
@@ -157,6 +158,17 @@ def forget(
         tuple(unsearched),
         purged,
     )
+
+
+def places(store: Store, columns: Iterable[str]) -> str:
+    """Where ``forget`` would look for a key of ``columns``, for a person to read before there is no way back.
+
+    RequestError for columns that are no entity's key.
+    """
+    named = tuple(sorted(columns))
+    with store.snapshot() as snapshot:
+        _, sources, _ = _known(snapshot, named)
+    return _places(named, sources)
 
 
 def finish_forgetting(store: Store, *, now: Callable[[], int]) -> None:

@@ -460,7 +460,8 @@ def test_the_command_asks_first_and_names_the_way_out(
     at = ["-C", str(project.root), "forget"]
     monkeypatch.setattr("sys.stdin", io.StringIO("n\n"))
     assert run([*at, "--entity", f"card_id={GONE}"]) == 1
-    assert "nothing was forgotten" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "looked for in" in told and "nothing was forgotten" in told
     assert run([*at, "-e", f"card_id={GONE}", "--yes", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["entities"] == ["card"] and not told["forgotten_before"] and told["purged"]
