@@ -23,12 +23,14 @@ _BOM = b"\xef\xbb\xbf"
 
 
 def tables(log: JSONLines, file: LogFile, columns: Sequence[str] | None) -> Iterator[pa.Table]:
-    """The file's rows in order, as columns of cells; None for all keys that the rows of a table have."""
+    """The file's rows in order, as columns of cells; None for all keys that the rows of a table have. A key
+    that none of them has is no column of that table."""
     for rows in _rows(file):
-        wanted = dict.fromkeys(chain.from_iterable(rows)) if columns is None else columns
+        present = dict.fromkeys(chain.from_iterable(rows))
+        wanted = list(present) if columns is None else [name for name in columns if name in present]
         arrays = [cells_of_json([row.get(name) for row in rows]) for name in wanted]
         if arrays:
-            yield pa.Table.from_arrays(arrays, names=list(wanted))
+            yield pa.Table.from_arrays(arrays, names=wanted)
         else:
             yield pa.table({"": pa.nulls(len(rows))}).select([])
 

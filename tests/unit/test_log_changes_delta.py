@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from featurestore.dsl.log import Parquet
+from featurestore.dsl.log import JSONLines, Parquet
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import INT64, STRING, TIMESTAMP
 from featurestore.errors import DefinitionError
@@ -106,3 +107,26 @@ def test_a_log_that_is_no_change_feed_says_so(tmp_path: Path):
     pq.write_table(pa.table({"id": [1]}), tmp_path / "x.parquet")
     with pytest.raises(DefinitionError, match='no column "_change_type"'):
         change_columns(source(), (), tmp_path)
+
+
+def test_a_feed_in_json_lines_is_the_feed_in_parquet(tmp_path: Path):
+    rows = [
+        (0, 1, "a", "insert"), (1, 1, "a", "update_preimage"), (1, 1, "b", "update_postimage"),
+        (2, 1, "b", "delete"), (2, 1, "c", "insert"),
+    ]  # fmt: skip
+    write(tmp_path, rows)
+    lines = [
+        {
+            "id": id_,
+            "user": user,
+            "_change_type": kind,
+            "_commit_version": version,
+            "_commit_timestamp": f"1970-01-01T00:00:0{version}Z",
+        }
+        for version, id_, user, kind in rows
+    ]
+    (tmp_path / "cdf.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (written,) = read_changes(source(), ("user",), None, tmp_path)
+    (of_lines,) = read_changes(source(log=JSONLines("cdf.jsonl")), ("user",), None, tmp_path)
+    assert (of_lines.rejected_count, of_lines.ignored) == (0, 1)
+    assert of_lines.table.select(written.table.column_names).equals(written.table)
