@@ -29,7 +29,7 @@ from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DType
 from featurestore.errors import DefinitionError, LogError, suggestion
 from featurestore.kernel.changes import DELETE, TRUNCATE, UPSERT
-from featurestore.log.cast import Fault
+from featurestore.log.cast import Fault, cast_table
 from featurestore.log.cells import cells_of_json
 from featurestore.log.change_columns import (
     CHANGED_AT,
@@ -52,6 +52,7 @@ from featurestore.log.envelope_positions import (
 from featurestore.log.envelopes import Delivered, Envelope, Row, envelopes, key_of
 from featurestore.log.files import LogFile
 from featurestore.log.infer import CellColumn, odd_row
+from featurestore.log.key_hashes import Hashes, equal, hashes
 from featurestore.log.operations import meanings, operation_codes
 from featurestore.log.schema import unified
 
@@ -233,13 +234,12 @@ def _changes(
 
     moved = []
     entering = None
-    for i in np.flatnonzero(operation == UPSERT).tolist():
-        left = _left_behind(found[i], source)
-        if left is not None:
-            moved.append(i)
-            contents.append(left)
-            found.append(found[i])
-            rows.append(rows[i])
+    upserts = np.flatnonzero(operation == UPSERT).tolist()
+    for i, left in _left_behind(upserts, found, contents, schema, source, columns):
+        moved.append(i)
+        contents.append(left)
+        found.append(found[i])
+        rows.append(rows[i])
     if moved:
         entering = np.zeros(len(found), np.bool_)
         entering[moved] = True
@@ -364,21 +364,54 @@ def _content(envelope: Envelope) -> Row | None:
     return envelope.after if envelope.after is not None else envelope.before
 
 
-def _left_behind(envelope: Envelope, source: TableSource) -> Row | None:
-    """The primary key that an update has left, with what says when; None where it has not."""
-    before, after = envelope.before, envelope.after
-    if before is None or after is None:
-        return None
-    was = {name: before[name] for name in source.primary_keys if name in before}
-    if len(was) < len(source.primary_keys) or any(bytes(value) == b"null" for value in was.values()):
-        return None
-    if all(name in after and bytes(after[name]) == bytes(value) for name, value in was.items()):
-        return None
+def _left_behind(
+    upserts: Sequence[int],
+    found: Sequence[Envelope],
+    contents: Sequence[Row | None],
+    schema: RowSchema,
+    source: TableSource,
+    columns: Mapping[str, DType],
+) -> list[tuple[int, Row]]:
+    """The updates that give their row another primary key, each with the key that it has left and what says
+    when. Keys are compared as values: 1 and 1.0 of an int64 are one, however text is escaped."""
+    names = source.primary_keys
+    written: list[tuple[int, Row, Row]] = []
+    for i in upserts:
+        before, after = found[i].before, contents[i]
+        if before is None or after is None:
+            continue
+        was = {name: before[name] for name in names if name in before}
+        if len(was) < len(names) or any(bytes(value) == b"null" for value in was.values()):
+            continue
+        if not all(name in after and bytes(after[name]) == bytes(value) for name, value in was.items()):
+            written.append((i, was, after))
+    if not written:
+        return []
+    types = {name: columns[name] for name in names}
+    was_key, was_bad = _key_hashes([was for _, was, _ in written], schema, source, types)
+    now_key, now_bad = _key_hashes([after for _, _, after in written], schema, source, types)
+    same = equal(was_key, now_key) & ~was_bad & ~now_bad
     changed_at, position = effective(source)
-    when = {
-        name for name in (changed_at, *position, source.available_at) if name is not None and name in after
-    }
-    return {name: after[name] for name in when} | was
+    when = [name for name in (changed_at, *position, source.available_at) if name is not None]
+    return [
+        (i, {name: after[name] for name in when if name in after} | was)
+        for (i, was, after), one in zip(written, same.tolist(), strict=True)
+        if not one
+    ]
+
+
+def _key_hashes(
+    contents: Sequence[Row], schema: RowSchema, source: TableSource, types: Mapping[str, DType]
+) -> tuple[Hashes, NDArray[np.bool_]]:
+    """The primary keys of some rows as hashes of their values, and which hold something that is none."""
+    raw: dict[str, pa.Array] = {}
+    for name in types:
+        values = cells_of_json([content.get(name) for content in contents])
+        read = schema[name].read if name in schema else None
+        raw[name] = values if read is None else read(values)
+    cast = cast_table(pa.table(raw), types, timezone=source.timezone, time_unit=source.time_unit)
+    bad = np.zeros(len(contents), np.bool_) if cast.bad is None else cast.bad
+    return hashes(cast.table, list(types)), bad
 
 
 def _see(

@@ -371,3 +371,33 @@ def test_the_inventory_of_debeziums_own_tests_is_read(tmp_path: Path):
     assert tables["serde-with-schema"].equals(tables["serde-without-schema"])
     together = read(tmp_path, [cases["serde-without-schema"], cases["sample1"]])
     assert (together.table.num_rows, together.reasons) == (1, {"no operation: it is null": 1})
+
+
+def test_a_primary_key_written_in_two_ways_is_one_key(tmp_path: Path):
+    at = '"source": {"connector": "postgresql", "ts_ms": 1000, "lsn": 5}'
+    pairs = [("1", "1.0"), ("1", "1e0"), ("10", "1e1"), ("1", "2.0")]
+    declared = source(columns={"id": "int64"})
+    for before, after in pairs:
+        text = f'{{"op": "u", "before": {{"id": {before}}}, "after": {{"id": {after}}}, {at}}}\n'
+        (tmp_path / "log.jsonl").write_text(text)
+        (changes,) = read_changes(declared, (), None, tmp_path)
+        moves = (before, after) == pairs[-1]
+        assert changes.table.column("__op").to_pylist() == ([0, 1] if moves else [0]), after
+        assert changes.rejected_count == 0
+    for before, after, operations in [
+        ('"\\u00e9"', '"\u00e9"', [0]), ('"a\\/b"', '"a/b"', [0]), ('"1"', '"1.0"', [0, 1]),
+    ]:  # fmt: skip
+        text = f'{{"op": "u", "before": {{"id": {before}}}, "after": {{"id": {after}}}, {at}}}\n'
+        (tmp_path / "log.jsonl").write_text(text, encoding="utf-8")
+        (changes,) = read_changes(source(), (), None, tmp_path)
+        assert changes.table.column("__op").to_pylist() == operations, after
+
+
+def test_a_key_that_only_the_message_has_after_an_update_is_compared_too(tmp_path: Path):
+    messages = [
+        change("c", {"id": 1, "name": "an"}),
+        change("u", {"name": "ann"}, {"id": 1, "name": "an"}) | {"key": {"id": 1}},
+        change("u", {"name": "bob"}, {"id": 2, "name": "bo"}) | {"key": {"id": 3}},
+    ]
+    changes = read(tmp_path, messages)
+    assert [(row["id"], row["__op"]) for row in changes.table.to_pylist()] == [(1, 0), (1, 0), (3, 0), (2, 1)]
