@@ -312,6 +312,13 @@ class _Explainer:
         """The version that made the difference, what it did, and a version in one of the sets."""
         rows = self._of_identity(identity)
         same = [row for row in rows if all(row in seen.rows for seen in sets)]
+        if not same and sides[0].looks_up:
+            # Live at both, in one set only: its expressions see what it looks up.
+            same = [
+                row
+                for row in rows
+                if any(row in seen.rows for seen in sets) and all(side.is_live(row, as_of) for side in sides)
+            ]
         if same:
             return same[0], ENRICHED, same[0]
         learnt = [row for row in [*rows, *self._truncates] if self._learnt(row, sides, as_of)]

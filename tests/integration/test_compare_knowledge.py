@@ -310,3 +310,39 @@ def test_the_command_shows_it_and_refuses_one_horizon(
     for bad in ([], ["--before", "as_of", "--after", "as_of"], ["--before", "noon"]):
         assert run([*asked, *bad]) == 2
         assert "hint: " in capsys.readouterr().err
+
+
+def test_what_an_event_looks_up_may_move_it_into_a_set(tmp_path: Path):
+    declared = (
+        HEAD
+        + """
+homes = TableSource("homes", log=JSONLines("homes.jsonl"), primary_key="card", changed_at="changed",
+    position="lsn", available_at="known", columns={"card": "string", "country": "string", "lsn": "int64",
+                                                   "changed": "timestamp", "known": "timestamp"})
+events = EventSource("events", log=JSONLines("log.jsonl"), event_time="ts", id="id",
+    columns={"id": "string", "card": "string", "ts": "timestamp"})
+v = FeatureView("v", card, events.lookup(homes, on="card", columns=["country"]), features=[
+    agg.count(where="country = 'DE'", name="german"), agg.count(where="country = 'NL'", name="dutch"),
+    agg.last("country", name="country"),
+])
+"""
+    )
+    (tmp_path / "features.py").write_text(declared)
+    homes = [
+        {"op": "c", "card": "c1", "country": "NL", "lsn": 1, "changed": at("08:00"), "known": at("08:00")},
+        {"op": "u", "card": "c1", "country": "DE", "lsn": 2, "changed": at("09:00"), "known": at("13:00")},
+    ]
+    (tmp_path / "homes.jsonl").write_text("".join(json.dumps(row) + "\n" for row in homes))
+    row = {"id": "e1", "card": "c1", "ts": at("10:00")}
+    (tmp_path / "log.jsonl").write_text(json.dumps(row) + "\n")
+    with FeatureStore(tmp_path) as store:
+        store.apply()
+        spine = pa.table({"card": ["c1"], "ts": [at("12:00")]})
+        found = store.compare_knowledge(spine, "v", known_at=("as_of", None)).to_arrow().to_pylist()
+    assert {
+        one["feature"]: (one["before"], one["after"], [why["what"] for why in one["why"]]) for one in found
+    } == {
+        "v:german": ("0", "1", ["looked up otherwise"]),
+        "v:dutch": ("1", "0", ["looked up otherwise"]),
+        "v:country": ('"NL"', '"DE"', ["looked up otherwise"]),
+    }
