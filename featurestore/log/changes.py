@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pyarrow as pa
 
 from featurestore.dsl.table_source import TableSource
@@ -26,7 +25,7 @@ from featurestore.log.change_columns import (
 )
 from featurestore.log.change_rows import Changes, RawChanges, settled
 from featurestore.log.files import LogFile
-from featurestore.log.operations import IGNORED, meanings, operation_codes, words_of
+from featurestore.log.operations import meanings, operation_codes, words_of
 from featurestore.log.scan import scan
 from featurestore.log.schema import raw_schema, raw_types, stamped_columns
 
@@ -50,7 +49,8 @@ def change_columns(
     operation = _operation_column(source)
     if needed is not None and operation is not None:
         needed = {*needed, operation}
-    raw = raw_schema(source.log, root, files=files, needed=needed)
+    of_types = snapshots.with_rows(source, root, files) if source.format == "snapshots" else files
+    raw = raw_schema(source.log, root, files=of_types, needed=needed)
     _check_operations(source, raw)
     if source.format == "snapshots":
         raw = snapshots.without_date(source, raw, root, files)
@@ -107,18 +107,13 @@ def flat_changes(
     file: LogFile | None = None,
     first_row: int = 0,
 ) -> Changes:
-    """Rows with an operation column, as they are in the log, as changes. A row of nulls alone is ignored: a
-    tombstone."""
+    """Rows with an operation column, as they are in the log, as changes. A row of nulls alone is no
+    tombstone, which has no row: it has no operation, so it is rejected."""
     if source.op in table.column_names:
         words = words_of(table.column(source.op).combine_chunks())
     else:
         words = pa.nulls(table.num_rows, pa.string())
     operation = operation_codes(words, meanings(source))
-    if words.null_count:
-        empty = np.asarray(words.is_null())
-        for name in table.column_names:
-            empty &= np.asarray(table.column(name).combine_chunks().is_null())
-        operation = np.where(empty, IGNORED, operation)
     return settled(RawChanges(table, operation, words, file, first_row), source, entity_keys, columns)
 
 

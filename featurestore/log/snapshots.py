@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from featurestore.dsl.log import JSONLines
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import DATE, DType, date_text
 from featurestore.errors import DefinitionError, LogError, suggestion
@@ -118,7 +119,7 @@ def _rows(
     keys."""
     assert source.log is not None
     name = snapshot_date(source)
-    for batch in scan(source.log, root, [*columns, name], files):
+    for batch in scan(source.log, root, [*columns, name], with_rows(source, root, files)):
         table = batch.table
         rows = np.arange(batch.first_row, batch.first_row + table.num_rows, dtype=np.int64)
         if _of_directory(batch.file, name) is None:
@@ -266,6 +267,16 @@ def _days(table: pa.Table, name: str, source: TableSource, first_row: int = 0) -
     judged.reject(f'no day: column "{name}" is null', null_rows(values))
     days = np.asarray(pc.cast(pc.fill_null(values, pa.scalar(0, pa.date32())), pa.int32())).astype(np.int64)
     return np.where(judged.left, days, nowhere), judged
+
+
+def with_rows(source: TableSource, root: Path, files: Sequence[LogFile] | None) -> list[LogFile]:
+    """The files (default: all of the log's now) without those of JSON lines that are nothing but the day of
+    their directory: a table without rows is no line."""
+    assert source.log is not None
+    files = list_files(source.log, root) if files is None else files
+    name = snapshot_date(source)
+    lines = isinstance(source.log, JSONLines)
+    return [file for file in files if file.size or not lines or _of_directory(file, name) is None]
 
 
 def _of_directory(file: LogFile, name: str) -> str | None:

@@ -332,7 +332,7 @@ def test_the_counts_of_a_push_of_changes_add_up(store: FeatureStore) -> None:
     store.backfill()
     rows: list[dict[str, Any]] = [
         change("c", "r5"), change("c", "r1"), change("u", "r1", amount=2.0), change("c", "r6", user=None),
-        {"op": None}, change("m", "r1"), change("d", "r5", lsn=2), change("t", "r5", lsn=3), change("x"),
+        change("m", "r2"), change("m", "r1"), change("d", "r5", lsn=2), change("t", "r5", lsn=3), change("x"),
     ]  # fmt: skip
     report = store.ingest("orders", rows)
     assert (report.accepted, report.corrected, report.duplicate, report.keyless) == (3, 1, 1, 1)
@@ -362,5 +362,5 @@ def test_the_service_tells_and_refuses_the_same(root: Path, store: FeatureStore)
         assert (conflict["row"], conflict["position"]) == ("r1, 1", "1")
         assert {conflict["counts"], *conflict["others"]} == {3, None}
         assert client.post("/ingest/orders?strict=perhaps", json=rows).status_code == 422
-        unseen = client.post("/ingest/orders", json=[change("u", "new", lsn=4), {"op": None}]).json()
+        unseen = client.post("/ingest/orders", json=[change("u", "new", lsn=4), change("m", "r1")]).json()
         assert (unseen["updates_of_unseen_rows"], unseen["ignored"]) == (1, 1)

@@ -91,7 +91,9 @@ def test_an_unknown_operation_is_rejected_with_its_value_first(tmp_path: Path):
     assert changes.rejected_count == 2
 
 
-def test_images_of_what_was_messages_and_empty_rows_are_ignored_and_counted(tmp_path: Path):
+def test_images_of_what_was_and_messages_are_ignored_and_a_row_of_nulls_is_rejected(
+    tmp_path: Path,
+):
     write(
         tmp_path,
         op=["m", "update_preimage", None, "c"],
@@ -102,7 +104,8 @@ def test_images_of_what_was_messages_and_empty_rows_are_ignored_and_counted(tmp_
         amount=[1.0, 1.0, None, 1.0],
     )
     changes = read(tmp_path, source())
-    assert (changes.table.num_rows, changes.ignored, changes.rejected_count) == (1, 3, 0)
+    assert (changes.table.num_rows, changes.ignored) == (1, 2)
+    assert changes.rejected == ((2, "no operation: it is null"),)
 
 
 def test_a_change_needs_primary_key_changed_at_and_position_and_a_truncate_no_key(tmp_path: Path):
@@ -269,3 +272,12 @@ def test_hashes_are_found_where_their_first_halves_are_equal(
     place, there = places(held, np.array(keys, np.uint64).reshape(-1, 2))
     assert there.tolist() == [key in within for key in keys]
     assert all(tuple(held[p]) == key for p, key, found in zip(place, keys, there, strict=True) if found)
+
+
+def test_an_object_without_any_value_is_rejected(tmp_path: Path):
+    good = {"op": "c", "id": "1", "at": "2026-01-01T00:00:00Z", "lsn": 1, "user": "ann"}
+    lines = [good, {}, {"op": None, "id": None}]
+    (tmp_path / "changes.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    changes = read(tmp_path, source("changes.jsonl"))
+    assert (changes.table.num_rows, changes.ignored) == (1, 0)
+    assert changes.rejected == ((1, "no operation: it is null"), (2, "no operation: it is null"))

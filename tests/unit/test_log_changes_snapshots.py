@@ -191,3 +191,19 @@ def test_the_changes_so_far_make_each_days_table(
                 state[row["id"]] = row["user"]
         assert state == days[day]
     assert not by_time
+
+
+def test_an_empty_file_of_json_lines_is_an_empty_day_where_its_directory_tells_the_day(tmp_path: Path):
+    days = {"2026-01-01": "", "2026-01-02": '{"id": 1, "user": "ann"}\n', "2026-01-03": ""}
+    for day, text in days.items():
+        (tmp_path / f"ds={day}").mkdir()
+        (tmp_path / f"ds={day}" / "t.jsonl").write_text(text)
+    lines = JSONLines("ds=*/t.jsonl")
+    assert rows(read(tmp_path, source(log=lines))) == [("03 00:00", 1, "ann", 0), ("04 00:00", 1, None, 1)]
+    (tmp_path / "ds=2026-01-02" / "t.jsonl").write_text("")
+    declared = source(log=lines, columns={"id": "int64", "user": "string"})
+    assert rows(read(tmp_path, declared)) == []
+    # Elsewhere nothing tells what an empty file is of.
+    (tmp_path / "t.jsonl").write_text("")
+    with pytest.raises(LogError, match="is empty"):
+        read(tmp_path, source(log=JSONLines("t.jsonl")))
