@@ -7,6 +7,9 @@ view is served only when everything that its log held is there.
 A view that is being filled anew is finished by the next backfill, with ``rebuild`` or without. With
 ``rebuild`` it begins once more where a file that was loaded has changed since; the version that was begun is
 dropped.
+
+Daily snapshots are told apart from each other, so one that comes late changes what was derived of those after
+it: then the backfill does by itself what ``rebuild`` does, and the old version is served until it is done.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from featurestore.batch.change_fill import ChangeFill
+from featurestore.batch.change_fill import ChangeFill, SnapshotsChangedError
 from featurestore.batch.fill import Fill, ForgottenMeanwhileError
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
@@ -30,7 +33,7 @@ from featurestore.plan.spec import encode
 from featurestore.store import Snapshot, Store, TimelineVersion
 from featurestore.store.changes import is_table
 from featurestore.store.filling import filling_version, finish
-from featurestore.store.registry import Registry, matching_version, new_timeline, read_registry
+from featurestore.store.registry import AppliedView, Registry, matching_version, new_timeline, read_registry
 from featurestore.store.versions import retire_unread, sweep
 
 
@@ -71,6 +74,7 @@ def backfill(
 
     A file that was loaded is never read again while its hash is the same. A file that changed or is gone
     takes no fact away: it is reported, and what a changed one adds is loaded where the source has an id.
+    Snapshots alone are loaded anew then.
 
     With ``strict`` a rejected row, or a change that is in conflict with another one at its row's position, is
     a RowError that names it. A part (files of up to four million rows) is looked through before anything of
@@ -89,8 +93,8 @@ def backfill(
     filled: list[Filled] = []
     for timeline, plan in _targets(store, chosen):
         try:
-            report = _filled(
-                store, root, timeline, plan, progress=progress, now=now, threads=threads, strict=strict
+            timeline, report = _filled(
+                store, root, views, timeline, plan, progress=progress, now=now, threads=threads, strict=strict
             )
         except RowError as error:
             if not filled:
@@ -108,6 +112,7 @@ def backfill(
 def _filled(
     store: Store,
     root: Path,
+    views: Mapping[str, ViewPlan],
     timeline: TimelineVersion,
     plan: ViewPlan,
     *,
@@ -115,10 +120,12 @@ def _filled(
     now: Callable[[], int],
     threads: ThreadPoolExecutor | None,
     strict: bool,
-) -> Filled:
-    """Fill one timeline version; where an entity is forgotten meanwhile, it goes on as after a kill."""
+) -> tuple[TimelineVersion, Filled]:
+    """Fill one timeline version; where an entity is forgotten meanwhile, it goes on as after a kill. Where
+    its snapshots are no longer what they were, a new one in its place."""
     kind = ChangeFill if is_table(timeline) else Fill
     before: Counter[str] = Counter()
+    rebuilt: str | None = None
     while True:
         fill = kind(store, root, timeline, plan, now=now, progress=progress, threads=threads, strict=strict)
         try:
@@ -126,8 +133,14 @@ def _filled(
         except ForgottenMeanwhileError:
             before.update(fill.report.counts)
             continue
+        except SnapshotsChangedError as changed:
+            before.clear()
+            rebuilt = rebuilt or str(changed)
+            timeline = _begin_anew(store, views, timeline, plan, now)
+            continue
         report.counts.update(before)
-        return report
+        report.rebuilt = rebuilt
+        return timeline, report
 
 
 def _chosen(views: Mapping[str, ViewPlan], names: Sequence[str] | None) -> dict[str, ViewPlan]:
@@ -178,25 +191,61 @@ def _begin_rebuild(store: Store, root: Path, chosen: Mapping[str, ViewPlan], now
             for name, view in begun.items()
         }
     anew = {name: plan for name, plan in chosen.items() if not goes_on[name]}
+    abandoned = {name: view for name, view in begun.items() if not goes_on[name]}
+    _begin_versions(store, registry, anew, abandoned, now)
+
+
+def _begin_anew(
+    store: Store,
+    views: Mapping[str, ViewPlan],
+    timeline: TimelineVersion,
+    plan: ViewPlan,
+    now: Callable[[], int],
+) -> TimelineVersion:
+    """A new timeline version in place of one, for all declared views that read that."""
+    with store.snapshot() as snapshot:
+        registry = read_registry(snapshot)
+    reading: dict[str, ViewPlan] = {}
+    for name, one in views.items():
+        applied = registry.definitions.get(("feature_view", name))
+        if applied is not None and applied.fingerprint == one.fingerprint:
+            view = filling_version(registry, one) or matching_version(registry, one)
+            if view is not None and view.timeline.id == timeline.id:
+                reading[name] = one
+    if plan.name not in reading:
+        raise BackfillError(
+            f'source "{plan.source.name}": the version that is being filled was dropped',
+            hint='run "featurestore apply", then the backfill again',
+        )
+    begun = {name: filling_version(registry, one) for name, one in reading.items()}
+    _begin_versions(store, registry, reading, begun, now)
+    [(made, _)] = _targets(store, {plan.name: plan})
+    return made
+
+
+def _begin_versions(
+    store: Store,
+    registry: Registry,
+    anew: Mapping[str, ViewPlan],
+    abandoned: Mapping[str, AppliedView | None],
+    now: Callable[[], int],
+) -> None:
+    """New timeline versions and new versions of views over them, in place of the ``abandoned`` ones."""
     if not anew:
         return
     with store.commit("rebuild", now_us=now(), detail=", ".join(anew)) as commit:
         made: dict[str, int] = {}
         for name, plan in anew.items():
-            abandoned = begun[name]
-            if abandoned is not None:
-                commit.set_view_state(abandoned.version.id, "dropped")
+            left = abandoned.get(name)
+            if left is not None:
+                commit.set_view_state(left.version.id, "dropped")
             timeline_id = made.get(plan.timeline_fingerprint)
             if timeline_id is None:
                 timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)
             commit.add_view_version(
                 view=name, fingerprint=plan.fingerprint, spec=encode(plan), timeline_version_id=timeline_id
             )
-        retire_unread(
-            commit,
-            registry,
-            {view.version.id for view in begun.values() if view and not goes_on[view.plan.name]},
-        )
+        retire_unread(commit, registry, {view.version.id for view in abandoned.values() if view})
     sweep(store, now)
 
 

@@ -7,6 +7,7 @@ that a row is never half moved; what is killed is begun again and adds only what
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -30,12 +31,14 @@ from featurestore.batch.fill import (
 )
 from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.parts import PART_BYTES, PART_ROWS, Rejected, estimated_rows
-from featurestore.batch.spans import ARRIVALS, standing
-from featurestore.dtypes import BOOL, INT64
+from featurestore.batch.spans import ARRIVALS, SNAPSHOTS, standing
+from featurestore.dtypes import BOOL, INT64, date_text
 from featurestore.errors import BackfillError
 from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
+from featurestore.log import snapshots
 from featurestore.log.archive import archived
+from featurestore.log.change_columns import snapshot_date
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.origins import Origins, Place
@@ -54,6 +57,10 @@ ALONE = ("flat", "debezium")
 
 # 20,000 entries of the index, in its order, take some 50 ms to look for and to write.
 REGISTERED_ROWS = 20_000
+
+
+class SnapshotsChangedError(Exception):
+    """What a version holds are the differences between other snapshots than the log's now: it can't go on."""
 
 
 @dataclass
@@ -104,6 +111,7 @@ class ChangeFill:
         self._done_rows = self._total_rows = 0
         assert plan.source.changes is not None
         self._declared = plan.source.changes.declared
+        self._of_log: str | None = None
         self._alone = plan.source.changes.format in ALONE
         self._what = f"{plan.source.name} by {plan.entity.name}"
         self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
@@ -112,7 +120,8 @@ class ChangeFill:
         """Load what is missing."""
         with self._store.snapshot() as snapshot:
             loaded = snapshot.loaded_files(self._timeline.id)
-            self._arrived = standing(snapshot.progress(self._timeline.id)).arrivals
+            progress = snapshot.progress(self._timeline.id)
+            self._arrived = standing(progress).arrivals
             self._last_arrival = last_arrival_before(snapshot, self._timeline.created_commit)
             forgotten, source = read_forgotten(snapshot), self._plan.source
             self._gone = forgotten.of(source.name, source.identity)
@@ -121,12 +130,40 @@ class ChangeFill:
         files = [] if log is None else list(list_files(log, self._root))
         with ThreadPoolExecutor(1, thread_name_prefix="hash") as hashing:
             self._hashes = {file.shown: hashing.submit(file.sha256) for file in files}
+            if self._declared.format == "snapshots":
+                self._check_snapshots(
+                    files, loaded, [part for part in progress if part.startswith(SNAPSHOTS)]
+                )
             todo = self._todo(files, loaded)
             self._total_rows = sum(estimated_rows(file) for file in todo)
             for part in self._parts(todo):
                 self._write(part)
         self.report.removed = sorted(loaded.keys() - {file.shown for file in files})
         return self.report
+
+    def _check_snapshots(
+        self, files: Sequence[LogFile], loaded: dict[str, LoadedFile], begun: Sequence[str]
+    ) -> None:
+        """Changes are derived from each snapshot and the one before it. So those that are there stay right
+        only where all that is new is after them; and those of a run that was killed, only in the same log."""
+        hashes = {file.shown: self._hashes[file.shown].result() for file in files}
+        self._of_log = SNAPSHOTS + hashlib.sha256(repr(sorted(hashes.items())).encode()).hexdigest()
+        if any(part != self._of_log for part in begun):
+            raise SnapshotsChangedError("snapshots changed since a backfill of them was cut off")
+        for path, file in loaded.items():
+            if hashes.get(path) != file.sha256:
+                what = "changed" if path in hashes else "removed"
+                raise SnapshotsChangedError(f"{path} {what} since it was loaded")
+        if not loaded or len(loaded) == len(files):
+            return
+        days = snapshots.days_of(self._declared, self._plan.source.schema, self._root, files)
+        newest = max(
+            (day for day, of in days.items() if any(one.shown in loaded for one in of)), default=None
+        )
+        late = [day for day, of in days.items() if any(one.shown not in loaded for one in of)]
+        if newest is not None and late and min(late) <= newest:
+            shown = f"{snapshot_date(self._declared)}={date_text(newest)}"
+            raise SnapshotsChangedError(f"snapshots up to {shown} changed")
 
     def _todo(self, files: Sequence[LogFile], loaded: dict[str, LoadedFile]) -> list[LogFile]:
         todo = []
@@ -306,6 +343,11 @@ class ChangeFill:
                 what = "arrivals" if part.last_arrival else "log"
                 partition = f"{what}/{self._timeline.entity}@{timeline}"
                 commit.count(self._plan.source.name, partition, counts)
+                if self._of_log is not None and not part.last_arrival:
+                    if is_last and part.files:
+                        commit.finish_part(timeline, self._of_log)
+                    else:
+                        commit.progress(timeline, self._of_log, done=0, total=0)
                 if is_last:
                     for file, rows in part.files:
                         sha256 = self._hashes[file.shown].result()

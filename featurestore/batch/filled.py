@@ -31,7 +31,8 @@ class Filled:
 
     ``corrections`` names events with different contents, ``conflicts`` rows of a table with different
     changes at one position. ``updates_of_unseen_rows`` counts rows that the store had not seen and whose
-    first change, by position, is an update or a delete: it is accepted.
+    first change, by position, is an update or a delete: it is accepted. ``rebuilt`` says why the version was
+    begun in place of another, where what that held had changed.
     """
 
     source: str
@@ -46,6 +47,7 @@ class Filled:
     conflicts: list[Conflict] = field(default_factory=list)
     updates_of_unseen_rows: int = 0
     rejected: list[Rejected] = field(default_factory=list)
+    rebuilt: str | None = None
     switched: list[str] = field(default_factory=list)
     waits: str | None = None
 
@@ -71,6 +73,8 @@ class Filled:
         lines = [f"{self.source} by {self.entity}: {', '.join(told)} from {files}{before}"]
         if not self.counts["delivered"]:
             lines = [f"{self.source} by {self.entity}: nothing new{before}"]
+        if self.rebuilt:
+            lines.append(f"  rebuilt: {self.rebuilt}")
         if self.corrections:
             lines.append(f"  ids with different content: {', '.join(self.corrections)}")
         lines.extend(f"  in conflict: {conflict.text()}" for conflict in self.conflicts)

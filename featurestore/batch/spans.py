@@ -16,6 +16,9 @@ from featurestore.store import Progress
 PART = "part"
 ARRIVALS = "arrivals"
 
+# Progress under this and the hash of a log of snapshots: changes between these are being written.
+SNAPSHOTS = "snapshots "
+
 
 @dataclass(frozen=True)
 class Span:
@@ -67,7 +70,10 @@ class Standing:
 def standing(rows: Mapping[str, Progress]) -> Standing:
     """The standing that progress rows say."""
     part, arrivals = rows.get(PART, Progress(0, 0)), rows.get(ARRIVALS, Progress(0, 0))
-    spans = [Span(*json.loads(text)) for text in rows if text not in (PART, ARRIVALS)]
+    others = (PART, ARRIVALS)
+    spans = [
+        Span(*json.loads(text)) for text in rows if text not in others and not text.startswith(SNAPSHOTS)
+    ]
     rest = next((span for span in spans if span.end is None), None)
     members = tuple(span for span in spans if span.end is not None)
     return Standing(members, part.done, part.total, rest, arrivals.done)

@@ -1,7 +1,8 @@
 """Daily snapshots of a whole table as changes: what differs, by primary key, from the snapshot before.
 
 Time: a snapshot of a day shows the table at the end of that day in the source's zone, the first instant of
-the next local date; that instant is ``changed_at`` and position of every difference.
+the next local date; that instant is ``changed_at`` and position of every difference, and a deletion's
+``available_at``.
 
 A day without a snapshot says nothing. A snapshot is there when a file of its day is, with rows or without;
 one without rows deletes all.
@@ -112,6 +113,13 @@ def differences(
         before = now
 
 
+def days_of(
+    source: TableSource, columns: Mapping[str, DType], root: Path, files: Sequence[LogFile]
+) -> dict[int, list[LogFile]]:
+    """Each day with a snapshot (as days since 1970) and its files."""
+    return _files_of_days(source, root, files, columns)[0]
+
+
 def _rows(
     source: TableSource, day: int, files: Sequence[LogFile], columns: Mapping[str, DType], root: Path
 ) -> Iterator[tuple[pa.Table, RawBatch, I64, Rejections | None, Hashes]]:
@@ -219,6 +227,9 @@ def _changes_table(
             arrays.append(pa.array(at))
         elif name in rows.column_names:
             arrays.append(rows.column(name))
+        elif name == source.available_at and operation == DELETE:
+            # No row says it: that a row is gone is known when the snapshot without it is.
+            arrays.append(pa.array(at).view(dtype.arrow))
         else:
             arrays.append(pa.nulls(rows.num_rows, dtype.arrow))
     arrays.append(pa.array(np.full(rows.num_rows, operation, np.int64)))

@@ -66,6 +66,18 @@ def test_the_columns_are_the_tables_without_the_day(tmp_path: Path):
     assert effective(source()) == ("__changed_at", ("__position_0",))
 
 
+def test_a_deletion_is_known_when_the_snapshot_without_the_row_is(tmp_path: Path):
+    known = datetime.datetime(2026, 1, 9, tzinfo=datetime.UTC)
+    write(tmp_path, "2026-01-01", [(1, "ann"), (2, "bob")], known=known)
+    write(tmp_path, "2026-01-02", [(1, "ann")], known=known)
+    changes = read(tmp_path, source(available_at="known"))
+    [gone] = [row for part in changes for row in part.table.to_pylist() if row["__op"]]
+    assert gone["id"] == 2
+    assert gone["known"] == gone["__changed_at"] == datetime.datetime(2026, 1, 3, tzinfo=datetime.UTC)
+    others = [row for part in changes for row in part.table.to_pylist() if not row["__op"]]
+    assert [row["known"] for row in others] == [known, known]
+
+
 def test_a_missing_day_says_nothing_and_an_empty_one_deletes_all(tmp_path: Path):
     write(tmp_path, "2026-01-01", [(1, "ann")])
     write(tmp_path, "2026-01-05", [])
