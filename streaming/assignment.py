@@ -80,8 +80,9 @@ def streamed_sources(registry: Registry) -> dict[str, Streamed]:
 
 def read_sources(store: Store) -> tuple[int, dict[str, Streamed]]:
     """The commit that last changed the registry, and the sources to stream."""
-    with store.snapshot() as snapshot:
-        return snapshot.registry_commit, streamed_sources(registry_of(store, snapshot))
+    return store.read(
+        lambda snapshot: (snapshot.registry_commit, streamed_sources(registry_of(store, snapshot)))
+    )
 
 
 def take(
@@ -120,9 +121,10 @@ def take(
 
 def read_again(snapshot: Snapshot, sources: Iterable[Streamed], held: Mapping[Partition, Held]) -> None:
     """Let held partitions stand where the store says, for the timelines that there are now."""
+    stands = read_positions(snapshot, [one for source in sources for one in source.timelines])
     for one in held.values():
         one.stands.clear()
-    _place(held, read_positions(snapshot, [one for source in sources for one in source.timelines]))
+    _place(held, stands)
 
 
 def _place(held: Mapping[Partition, Held], stands: Iterable[Position]) -> None:

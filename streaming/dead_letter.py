@@ -61,7 +61,6 @@ class Publisher:
         due_s = self._due.get(plan.name)
         if due_s is None or time.monotonic() < due_s:
             return
-        del self._due[plan.name]
         with self._store.snapshot() as snapshot:
             found = read_dead_letters(snapshot, plan.name, unpublished=True, limit=LETTERS)
         letters = [one for one in found if one.partition in partitions]
@@ -72,10 +71,13 @@ class Publisher:
             logger.warning("dead letters of %s are not copied yet: %s", plan.name, error)
             self._due[plan.name] = time.monotonic() + AGAIN_S
             return
-        if letters:
-            with self._store.commit("dead letters", now_us=now_us, detail=plan.name) as commit:
+        if not letters:
+            del self._due[plan.name]
+            return
+        for attempt in self._store.attempts("dead letters", now_us=now_us, detail=plan.name):
+            with attempt as commit:
                 mark_published(commit, [one.letter_key for one in letters])
-            self.look([plan.name])
+        self._due[plan.name] = 0.0
 
     def close(self) -> None:
         if self._producer is not None:

@@ -30,7 +30,7 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
-from featurestore.errors import FencedError, StalePositionError, StreamError
+from featurestore.errors import FencedError, StalePositionError, StoreUnavailableError, StreamError
 from featurestore.kernel.roles import Roles
 from featurestore.log.archive import archive_path, archived_from, write_archive
 from featurestore.plan.nodes import SourcePlan
@@ -137,6 +137,10 @@ class Worker:
         self._held: dict[Partition, Held] = {}
         self._ends: dict[Partition, int] = {}
         self._registry_commit, self._sources = read_sources(store)
+        self._subscribed: set[str] = set()
+        # While the store is away: how long to wait on, and that what is held may not be where it stands.
+        self._patience: Callable[[], bool] | None = None
+        self._astray = False
         self._reader: Any = None
         self._publisher = Publisher(store, settings)
         self._next_switch_s = 0.0
@@ -159,12 +163,12 @@ class Worker:
         try:
             self._check_topics(topics)
             self._consumer.subscribe(topics, listener=self._listener)
+            self._subscribed = set(topics)
             self._assigned_s = time.monotonic()
-            while not self.stop.is_set() and not self._at_ends():
-                self._turn_or_wait()
-            self._publish()
-            self._next_switch_s = 0.0
-            self._serve_what_caught_up()
+            while not self.stop.is_set() and not self._step_or_wait(self._step):
+                pass
+            while not self._step_or_wait(self._last_step):
+                pass
         except KafkaError as error:
             raise self._refused(error) from error
         finally:
@@ -174,15 +178,41 @@ class Worker:
                 self._reader.close(autocommit=False)
         return self.report
 
-    def _turn_or_wait(self) -> None:
-        """A turn; where the brokers are away, a moment's rest."""
+    def _step_or_wait(self, step: Callable[[], bool]) -> bool:
+        """Whether a step was the last; where the brokers or the store are away, a moment's rest."""
         try:
-            self._turn()
+            if self._astray:
+                self._stand_as_stored()
+            last = step()
         except RetriableError as error:
             logger.warning("the brokers don't answer, trying again: %s", error)
             # What the client had handed out, or was about to, is read again.
             self._seek(self._held)
             self.stop.wait(AWAY_S)
+            return False
+        except StoreUnavailableError as error:
+            # Whether the last commit was kept, the positions say: the batch is read again from there.
+            self._astray = True
+            if self._patience is None:
+                self._patience = self._store.patience()
+            if not self._patience():
+                raise
+            logger.warning("the store was away, trying again: %s", error.fact)
+            return False
+        self._patience = None
+        return last
+
+    def _step(self) -> bool:
+        if self._at_ends():
+            return True
+        self._turn()
+        return False
+
+    def _last_step(self) -> bool:
+        self._publish()
+        self._next_switch_s = 0.0
+        self._serve_what_caught_up()
+        return True
 
     def _refused(self, error: KafkaError) -> StreamError:
         brokers = self._settings.bootstrap_servers
@@ -288,7 +318,6 @@ class Worker:
         A member that comes back under its own name is handed its old partitions without anybody looking at
         the topic: one that was added meanwhile would wait.
         """
-        self._claim_s = math.inf
         with self._store.snapshot() as snapshot:
             waiting = [
                 source.topic
@@ -296,6 +325,7 @@ class Worker:
                 if (self._consumer.partitions_for_topic(source.topic) or set())
                 - taken_partitions(snapshot, name, source.topic)
             ]
+        self._claim_s = math.inf
         if waiting:
             # The client has no public word for it.
             self._consumer._coordinator.request_rejoin()
@@ -310,15 +340,15 @@ class Worker:
     def _follow_registry(self) -> None:
         """Read what was applied since; a new timeline version begins at the first message."""
         with self._store.snapshot() as snapshot:
-            if snapshot.registry_commit == self._registry_commit:
-                return
-        topics = {source.topic for source in self._sources.values()}
-        self._registry_commit, self._sources = read_sources(self._store)
+            changed = snapshot.registry_commit != self._registry_commit
+        if changed:
+            self._registry_commit, self._sources = read_sources(self._store)
+            self._stand_again()
         wanted = {source.topic for source in self._sources.values()}
-        self._stand_again()
-        if wanted != topics:
+        if wanted != self._subscribed:
             self._check_topics(sorted(wanted))
             self._consumer.subscribe(sorted(wanted), listener=self._listener)
+            self._subscribed = wanted
 
     def _stand_again(self) -> None:
         """Take everything over anew: versions were made or dropped, or a commit was refused."""
@@ -328,6 +358,16 @@ class Worker:
         self._listener.new |= assigned
         self._follow_group()
 
+    def _stand_as_stored(self) -> None:
+        """Go on from where the store stands, with the epochs that this worker has."""
+        self._follow_registry()
+        with self._store.snapshot() as snapshot:
+            read_again(snapshot, self._sources.values(), self._held)
+        # What is to be taken over begins there.
+        settled = {_partition(one) for one in self._consumer.assignment() - self._listener.new}
+        self._seek({one: held for one, held in self._held.items() if one in settled})
+        self._astray = False
+
     def _fenced(self, error: FencedError) -> None:
         """Stop consuming what another worker has; go on with the rest from where the store stands."""
         logger.warning("%s", error.fact)
@@ -335,11 +375,11 @@ class Worker:
         self._let_go(lost)
         if self._metrics is not None:
             self._metrics.refused()
-        with self._store.snapshot() as snapshot:
-            read_again(snapshot, self._sources.values(), self._held)
         at = TopicPartition(*lost)
         if at in self._consumer.assignment():
             self._consumer.pause(at)
+        with self._store.snapshot() as snapshot:
+            read_again(snapshot, self._sources.values(), self._held)
         self._seek(self._held)
 
     def _out_of_range(self, error: OffsetOutOfRangeError) -> StreamError:

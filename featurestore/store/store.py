@@ -10,8 +10,9 @@ import contextlib
 import time
 import uuid
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 from sqlalchemy import URL, insert, make_url, select
 from sqlalchemy.exc import ArgumentError
@@ -23,6 +24,8 @@ from featurestore.store.database import BUSY_TIMEOUT_S, Database, Session
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.sqlite import Sqlite
 from featurestore.store.tables import store_meta
+
+T = TypeVar("T")
 
 # Connections kept open for readers; a burst beyond it opens and closes its own.
 IDLE_READERS = 32
@@ -91,16 +94,8 @@ class Store:
         ``for attempt in store.attempts(...): with attempt as commit: ...`` runs the block once more after
         each StoreInterruptedError; the last one passes.
         """
-        until_s = time.monotonic() + self._database.busy_timeout_s
-        pauses_s = iter([FIRST_PAUSE_S * 2**n for n in range(6)])
+        paused = self.patience()
         kept = False
-
-        def paused() -> bool:
-            pause_s = next(pauses_s, LONGEST_PAUSE_S)
-            if time.monotonic() + pause_s > until_s:
-                return False
-            time.sleep(pause_s)
-            return True
 
         @contextlib.contextmanager
         def attempt() -> Iterator[Commit]:
@@ -123,6 +118,33 @@ class Store:
 
         while not kept:
             yield attempt()
+
+    def read(self, work: Callable[[Snapshot], T]) -> T:
+        """What ``work`` makes of a snapshot; of a new one, as often as the database ends it, for as long as a
+        writer would wait for its turn."""
+        paused = self.patience()
+        while True:
+            try:
+                with self.snapshot() as snapshot:
+                    return work(snapshot)
+            except StoreInterruptedError:
+                if not paused():
+                    raise
+
+    def patience(self) -> Callable[[], bool]:
+        """For work that is done again where the database ended it: waits a moment, longer each time; False
+        once a writer would have given up waiting for its turn, counted from now."""
+        until_s = time.monotonic() + self._database.busy_timeout_s
+        pauses_s = iter([FIRST_PAUSE_S * 2**n for n in range(6)])
+
+        def paused() -> bool:
+            pause_s = next(pauses_s, LONGEST_PAUSE_S)
+            if time.monotonic() + pause_s > until_s:
+                return False
+            time.sleep(pause_s)
+            return True
+
+        return paused
 
     @contextlib.contextmanager
     def snapshot(self) -> Iterator[Snapshot]:

@@ -21,6 +21,8 @@ from featurestore.store.dead_letters import DeadLetter, add_dead_letters, remove
 from featurestore.store.ingest import Part, Taken, parts_again, prepared_parts, registry_of, row_statuses
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, FORGOTTEN, KEYLESS
 from featurestore.store.positions import Slice, move
+from featurestore.store.registry import Registry
+from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
 I64 = NDArray[np.int64]
@@ -66,11 +68,14 @@ class StreamCommit:
 def commit_batch(store: Store, batch: StreamBatch, now_us: int) -> StreamCommit:
     """Write a batch in one commit; FencedError, and nothing is written, where a partition was lost."""
     plan, table = batch.plan, batch.table
-    with store.snapshot() as snapshot:
+
+    def prepare(snapshot: Snapshot) -> tuple[Registry, Taken, list[Part], int]:
         registry = registry_of(store, snapshot)
         taken = Taken.of(table, plan, registry)
-        prepared = prepared_parts(registry, plan, taken, snapshot, batch.timelines)
-        seen = snapshot.commit_number
+        parts = prepared_parts(registry, plan, taken, snapshot, batch.timelines)
+        return registry, taken, parts, snapshot.commit_number
+
+    registry, taken, prepared, seen = store.read(prepare)
     # Where the database has kept the first attempt after all, the second finds the positions moved.
     for attempt in store.attempts("stream", now_us=now_us, detail=plan.name):
         with attempt as commit:
@@ -125,8 +130,7 @@ def commit_letters(
 
 def without_forgotten(store: Store, plan: SourcePlan, table: pa.Table) -> tuple[pa.Table, I64]:
     """Rows as an archive may hold them, without what is forgotten; and which of the given ones they are."""
-    with store.snapshot() as snapshot:
-        taken = Taken.of(table, plan, registry_of(store, snapshot))
+    taken = store.read(lambda snapshot: Taken.of(table, plan, registry_of(store, snapshot)))
     rows = taken.kept.rows
     left = taken.arrivals(plan)
     if HASH_COLUMN in left.column_names:

@@ -63,9 +63,13 @@ def test_workers_on_postgresql_share_the_partitions_and_give_the_answers_of_a_ba
             wait_for(lambda: len(held(store)) == 3, running)
             send(broker, topic, [value(one) for one in rows[:2_000]], partitions=partitions[:2_000])
             wait_for(lambda: _read(store) > 1_000, running)
-            # PostgreSQL ends every connection under load; workers go on.
-            postgres.terminate_backends(postgres_url.rpartition("/")[2])
-            send(broker, topic, [value(one) for one in rows[2_000:]], partitions=partitions[2_000:])
+            # PostgreSQL ends every connection under load, again and again; workers go on.
+            for first in range(2_000, 3_000, 100):
+                part = slice(first, first + 100)
+                send(broker, topic, [value(one) for one in rows[part]], partitions=partitions[part])
+                for _ in range(5):
+                    postgres.terminate_backends(postgres_url.rpartition("/")[2])
+                    time.sleep(0.02)
             with FeatureStore(root) as anew:
                 wait_for(lambda: _read(anew) == 3_000, running)
             time.sleep(0.5)
