@@ -109,7 +109,7 @@ def test_newer_days_are_added_to_what_is_there(tmp_path: Path, declare: Declare)
 
 
 @pytest.mark.parametrize("change", ["changed", "removed"])
-def test_a_loaded_file_that_is_no_longer_what_it_was_rebuilds(
+def test_a_loaded_file_that_was_written_anew_or_removed_is_reported_and_takes_no_fact_away(
     tmp_path: Path, declare: Declare, change: str
 ) -> None:
     put(tmp_path, 1, "1,u1,5")
@@ -117,12 +117,16 @@ def test_a_loaded_file_that_is_no_longer_what_it_was_rebuilds(
     store = declare()
     loaded(store)
     if change == "changed":
-        put(tmp_path, 1, "1,u1,6")
+        put(tmp_path, 1, "1,u1,7")
     else:
         (tmp_path / "t/ds=2026-03-01/a.csv").unlink()
-    assert loaded(store).rebuilt == f"t/ds=2026-03-01/a.csv {change} since it was loaded"
+    filled = loaded(store)
+    assert filled.rebuilt is None and getattr(filled, change) == ["t/ds=2026-03-01/a.csv"]
+    if change == "removed":
+        served = store.online_features(["v:s"], {"user_id": ["u1"]}, as_of="2026-03-02T12:00:00Z")
+        assert list(served.to_dict().values())[-1] == [5]
+    store.backfill(rebuild=True)
     assert same_answers(store)[-1] == 6
-    assert loaded(store).rebuilt is None
 
 
 def test_rows_appended_to_a_day_that_was_half_there_rebuild(tmp_path: Path, declare: Declare) -> None:
@@ -136,7 +140,7 @@ def test_rows_appended_to_a_day_that_was_half_there_rebuild(tmp_path: Path, decl
     assert same_answers(store)[-1] == 5
     with log.open("a") as file:
         file.write(line(2, 2, 6) + line(3, 2, 6))
-    assert loaded(store).rebuilt == "t.jsonl changed since it was loaded"
+    assert loaded(store).rebuilt == "t.jsonl has grown since it was loaded"
     assert same_answers(store)[-1] == 6
 
 
