@@ -105,7 +105,7 @@ class FeatureStore:
             found = changes(registry, desired)
             apply(commit, registry, desired)
         if registry.forgotten.keys:
-            finish_forgetting(store, now=clock.now)
+            finish_forgetting(store, root=self.root, now=clock.now)
         return PlanReport(found, self._warnings(), applied=True)
 
     def _warnings(self) -> list[str]:
@@ -283,7 +283,7 @@ class FeatureStore:
         """
         from featurestore.store.forget import forget
 
-        return forget(self.store, entity, now=clock.now, progress=progress)
+        return forget(self.store, entity, root=self.root, now=clock.now, progress=progress)
 
     def online_features(
         self,

@@ -26,6 +26,7 @@ from featurestore.plan.nodes import SourcePlan
 
 PARTITION, TOPIC = "__partition", "__topic"
 WORDS = {UPSERT: "u", DELETE: "d", TRUNCATE: "t"}
+CODES = {"c": UPSERT, **{word: code for code, word in WORDS.items()}}
 
 
 def archive_path(plan: SourcePlan) -> str | None:
@@ -94,6 +95,37 @@ def write_archive(
 def write_retried(directory: Path, topic: str, partition: int, offset: int, rows: pa.Table) -> None:
     """Write what a dead letter holds that can be read now."""
     _write(directory, topic, partition, f"retried-{offset:020}.parquet", rows, [offset] * rows.num_rows)
+
+
+def archive_files(directory: Path) -> list[Path]:
+    """An archive's files."""
+    return sorted(directory.glob("topic-*/partition-*/*.parquet"))
+
+
+def read_archive(file: Path) -> tuple[pa.Table, pa.Table]:
+    """A file's rows as ``write_archive`` took them, and where each is from."""
+    with pq.ParquetFile(file) as opened:
+        table = opened.read()
+    places = table.select([TOPIC, PARTITION, OFFSET])
+    rows = table.drop_columns(places.column_names)
+    if OPERATION_COLUMN in rows.column_names:
+        words = rows.column(OPERATION_COLUMN).to_pylist()
+        rows = rows.drop_columns([OPERATION_COLUMN])
+        rows = rows.append_column(OPERATION_COLUMN, pa.array([CODES[word] for word in words], pa.int64()))
+        rows = rows.append_column(CLAIM_COLUMN, pa.array([word != "c" for word in words]))
+    return rows, places
+
+
+def rewrite_archive(file: Path, rows: pa.Table, offsets: Sequence[int]) -> None:
+    """Put ``rows`` in the place of a file's own, and return when that is on the disk."""
+    if rows.num_rows:
+        folder = file.parent
+        topic = folder.parent.name.removeprefix("topic-")
+        partition = int(folder.name.removeprefix("partition-"))
+        _write(folder.parent.parent, topic, partition, file.name, rows, offsets)
+    else:
+        file.unlink()
+        _sync(file.parent)
 
 
 def _write(

@@ -12,13 +12,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
 from featurestore.dtypes import DType, instant_text, parse
 from featurestore.errors import RequestError
+from featurestore.log.archive import archive_files, archive_path, read_archive, rewrite_archive
 from featurestore.log.cast import cast_rows
+from featurestore.log.scan import OFFSET
 from featurestore.plan.nodes import PRIMARY_KEY, SourcePlan
 from featurestore.store.changes import is_table
 from featurestore.store.commit import Commit
@@ -36,6 +39,7 @@ from featurestore.store.records import ForgottenKey, ForgottenState, TimelineVer
 from featurestore.store.registry import read_registry
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
+from featurestore.store.stream import without_forgotten
 
 # Pushes that are looked at, and rewritten, in one commit.
 PUSHES_A_COMMIT = 100
@@ -109,13 +113,19 @@ def _places(columns: tuple[str, ...], sources: Sequence[tuple[str, tuple[str, ..
 
 
 def _told(n: int, what: str) -> str:
-    return f"{n:,} {what if n != 1 else what.removesuffix('s')}"
+    return f"{n:,} {what if n != 1 else what.replace('files', 'file').removesuffix('s')}"
 
 
 def forget(
-    store: Store, entity: Mapping[str, object], *, now: Callable[[], int], progress: Progress | None = None
+    store: Store,
+    entity: Mapping[str, object],
+    *,
+    root: Path,
+    now: Callable[[], int],
+    progress: Progress | None = None,
 ) -> ForgetReport:
-    """Erase an entity, named by all its key columns, and leave its facts out for ever.
+    """Erase an entity, named by all its key columns, and leave its facts out for ever. The archives of topics
+    are below ``root``.
 
     A key that nobody knows is put on the list as well: a log may hold it later. RequestError for columns that
     are no entity's key, and for a value that no key can hold.
@@ -140,7 +150,7 @@ def forget(
     unsearched: dict[str, None] = {}
     for listed_key in _of(store, columns, digests):
         if listed_key.state == "erasing":
-            eraser = _Eraser(store, listed_key, keys, now, progress)
+            eraser = _Eraser(store, root, listed_key, keys, now, progress)
             unsearched |= dict.fromkeys(eraser.run())
     purged = _purged(store, now)
     made = _of(store, columns, digests)
@@ -171,13 +181,13 @@ def places(store: Store, columns: Iterable[str]) -> str:
     return _places(named, sources)
 
 
-def finish_forgetting(store: Store, *, now: Callable[[], int]) -> None:
+def finish_forgetting(store: Store, *, root: Path, now: Callable[[], int]) -> None:
     """Erase what is still there of every key on the list: what a killed run left, and what an entity's first
     view over a source shows to be its own."""
     with store.snapshot() as snapshot:
         pending = [one for one in snapshot.forgotten() if one.state == "erasing"]
     for one in pending:
-        _Eraser(store, one, (), now, None).run()
+        _Eraser(store, root, one, (), now, None).run()
     if pending:
         _purged(store, now)
 
@@ -265,12 +275,14 @@ class _Eraser:
     def __init__(
         self,
         store: Store,
+        root: Path,
         key: ForgottenKey,
         clear: Sequence[_Key],
         now: Callable[[], int],
         progress: Progress | None,
     ) -> None:
         self._store = store
+        self._root = root
         self._key = key
         self._clear = clear
         self._now = now
@@ -294,6 +306,8 @@ class _Eraser:
                     elif timeline.state != "retired":
                         unsearched.append(f"{source} by {timeline.entity}@{timeline.id}")
             self._arrivals(source, _gone(alone, of_source[-1]), of_source[-1], plans.get(source))
+            if source in plans:
+                self._archive(plans[source])
         self._write(lambda commit: {}, state="done")
         return unsearched
 
@@ -339,6 +353,23 @@ class _Eraser:
                 self._write(partial(_rewrite, changed))
             after = pushes[-1].first_number
             self._tell(after, max(total, after), f"pushed to {source}")
+
+    def _archive(self, plan: SourcePlan) -> None:
+        """A file at a time, whatever is forgotten: one that was begun is whole, or as it was."""
+        path = archive_path(plan)
+        files = [] if path is None else archive_files(self._root / path)
+        for done, file in enumerate(files, start=1):
+            rows, places = read_archive(file)
+            # A column that came later is null in an older file.
+            for name, dtype in plan.columns:
+                if name not in rows.column_names:
+                    rows = rows.append_column(name, pa.nulls(rows.num_rows, dtype.arrow))
+            left, stays = without_forgotten(self._store, plan, rows)
+            if not left.equals(rows):
+                offsets = places.column(OFFSET).take(pa.array(stays)).to_pylist()
+                rewrite_archive(file, left, offsets)
+                self._write(lambda commit: {"files_of_the_archive": 1})
+            self._tell(done, len(files), f"archive of {plan.name}")
 
 
 def _rewrite(pushes: Sequence[tuple[int, bytes, int]], commit: Commit) -> dict[str, int]:

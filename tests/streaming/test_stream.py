@@ -293,15 +293,21 @@ def test_what_is_forgotten_does_not_come_back_through_a_topic(tmp_path: Path, br
     send(broker, topic, [value(row(1, card="c1")), value(row(2, card="c2"))])
     read_to_end(root, archive=True)
     with FeatureStore(root) as store:
-        store.forget({"card_id": "c1"})
+        report = store.forget({"card_id": "c1"})
+        assert report.erased["files_of_the_archive"] == 1
+        assert _archived(root) == ["t2"]
         send(broker, topic, [value(row(3, card="c1")), value(row(4, card="c2"))])
         read_to_end(root, archive=True)
         got = store.online_features(["activity:n"], {"card_id": ["c1", "c2"]}).to_dict()
         assert got["activity__n"] == [0, 2]
         counts = stream_counts(store, topic)[0]
         assert (counts["accepted"], counts["forgotten"], counts["delivered"]) == (3, 1, 4)
-    archived = pq.read_table(sorted((root / ".featurestore" / "archive").rglob("*.parquet"))[-1])
-    assert archived.column("transaction_id").to_pylist() == ["t4"]
+    assert _archived(root) == ["t2", "t4"]
+
+
+def _archived(root: Path) -> list[str]:
+    files = sorted((root / ".featurestore" / "archive").rglob("*.parquet"))
+    return [one for file in files for one in pq.ParquetFile(file).read().column("transaction_id").to_pylist()]
 
 
 def test_a_topic_that_is_not_there_is_said(tmp_path: Path, broker: Broker):

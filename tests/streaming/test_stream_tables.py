@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
@@ -148,6 +149,22 @@ def test_a_table_through_kafka_answers_as_a_backfill_of_its_log(
         offline = store.training_set(spine, ["activity"]).to_arrow()
         for name in offline.column_names[2:]:
             assert offline.column(name).to_pylist() == expected[0][name]
+
+        # What is forgotten leaves the archive, too; what ends its rows elsewhere stays.
+        held = [one for one in _archived(root, "card_id") if one is not None]
+        assert CARDS[0] in held
+        assert store.forget({"card_id": CARDS[0]}).erased["files_of_the_archive"] >= 1
+        left = [one for one in _archived(root, "card_id") if one is not None]
+        assert sorted(left) == sorted(one for one in held if one != CARDS[0])
+        offline = store.training_set(spine, ["activity"]).to_arrow()
+        online = answers(store)[0]
+        for name in offline.column_names[2:]:
+            assert offline.column(name).to_pylist() == online[name]
+
+
+def _archived(root: Path, column: str) -> list[object]:
+    files = sorted((root / ".featurestore" / "archive").rglob("*.parquet"))
+    return [one for file in files for one in pq.ParquetFile(file).read().column(column).to_pylist()]
 
 
 def test_a_record_that_names_its_row_in_the_key_alone_is_read(tmp_path: Path, broker: Broker):
