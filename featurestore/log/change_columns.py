@@ -14,7 +14,7 @@ from featurestore import dtypes
 from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import INT64, TIMESTAMP, DType
 from featurestore.errors import DefinitionError, suggestion
-from featurestore.log.arrays import CASTS, family
+from featurestore.log.column_type import column_type
 
 CHANGED_AT = "__changed_at"
 """When a change was committed, where the format says so in a place that is no column of the row."""
@@ -156,34 +156,7 @@ def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: TableS
     if part is not None and asked not in (None, part):
         what = "a time" if part == TIMESTAMP else "a position"
         raise DefinitionError(f"{label}: declared {asked}, but it is {what}", hint=f'declare it "{part}"')
-    held = dtypes.from_arrow(arrow)
-    dtype = part or asked or held
-    if dtype is None:
-        empty = pa.types.is_null(arrow)
-        raise DefinitionError(
-            f"{label}: {'it is null in every row' if empty else f'no type holds what the log has ({arrow})'}",
-            hint=f'declare its type: columns={{"{name}": "string"}}'
-            if empty
-            else "leave it out of the declaration",
-        )
-    if dtype == TIMESTAMP and family(arrow) == "int" and source.time_unit is None:
-        raise DefinitionError(
-            f"{label}: its times are integers of no declared unit",
-            hint='declare the unit that they count since 1970-01-01 UTC: time_unit="s", "ms", "us" or "ns"',
-        )
-    if not _castable(arrow, dtype):
-        raise DefinitionError(
-            f"{label}: the log has {held or arrow}, which can't become {dtype}",
-            hint=f"{dtype} is made of {', '.join(sorted(CASTS[dtype.kind]))}",
-        )
-    return dtype
-
-
-def _castable(arrow: pa.DataType, dtype: DType) -> bool:
-    of = family(arrow)
-    if of == "list" and dtype.kind == "list" and dtype.item is not None:
-        return _castable(arrow.value_type, dtype.item)
-    return of == "null" or of in CASTS[dtype.kind]
+    return column_type(source.name, name, arrow, part or asked, time_unit=source.time_unit)
 
 
 def _roles(source: TableSource, entity_keys: Sequence[str]) -> Iterable[tuple[str, str | None]]:

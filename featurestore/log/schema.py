@@ -17,7 +17,8 @@ from featurestore.dsl.source import EventSource, KafkaTopic
 from featurestore.dtypes import BOOL, TIMESTAMP, DType
 from featurestore.errors import DefinitionError, LogError, suggestion
 from featurestore.log import csv_files, duckdb_tables, json_lines, parquet_files
-from featurestore.log.arrays import CASTS, family
+from featurestore.log.arrays import family
+from featurestore.log.column_type import column_type
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.infer import CellColumn, TextColumn, odd_row
 
@@ -109,44 +110,16 @@ def raw_types(source: str, columns: object, times: Iterable[str | None]) -> dict
 
 def _declared(name: str, arrow: pa.DataType, asked: DType | None, source: EventSource) -> DType:
     label = f'source "{source.name}", column "{name}"'
-    held = dtypes.from_arrow(arrow)
     is_time = name in (source.event_time, source.available_at)
     if is_time and asked not in (None, TIMESTAMP):
         raise DefinitionError(f"{label}: declared {asked}, but it is a time", hint='declare it "timestamp"')
-    dtype = TIMESTAMP if is_time else asked or held
-    if dtype is None:
-        empty = pa.types.is_null(arrow)
-        raise DefinitionError(
-            f"{label}: {'it is null in every row' if empty else f'no type holds what the log has ({arrow})'}",
-            hint=f'declare its type: columns={{"{name}": "string"}}'
-            if empty
-            else "leave it out of the declaration",
-        )
-    if dtype == TIMESTAMP and family(arrow) == "int" and source.time_unit is None:
-        raise DefinitionError(
-            f"{label}: its times are integers of no declared unit",
-            hint='declare the unit that they count since 1970-01-01 UTC: time_unit="s", "ms", "us" or "ns"',
-        )
-    if not _castable(arrow, dtype):
-        raise DefinitionError(
-            f"{label}: the log has {held or arrow}, which can't become {dtype}", hint=_castable_from(dtype)
-        )
+    asked = TIMESTAMP if is_time else asked
+    dtype = column_type(source.name, name, arrow, asked, time_unit=source.time_unit)
     if name == source.deleted and dtype != BOOL:
         raise DefinitionError(
             f"{label}: deleted is a boolean, the log has {dtype}", hint="name a column of true and false"
         )
     return dtype
-
-
-def _castable(arrow: pa.DataType, dtype: DType) -> bool:
-    of = family(arrow)
-    if of == "list" and dtype.kind == "list" and dtype.item is not None:
-        return _castable(arrow.value_type, dtype.item)
-    return of == "null" or of in CASTS[dtype.kind]
-
-
-def _castable_from(dtype: DType) -> str:
-    return f"{dtype} is made of {', '.join(sorted(CASTS[dtype.kind]))}"
 
 
 def _needed(source: EventSource, entity_keys: Sequence[str]) -> Collection[str] | None:
