@@ -21,7 +21,7 @@ from featurestore.errors import FeatureStoreError, StreamError
 from streaming.settings import WorkerOptions
 
 if TYPE_CHECKING:
-    from streaming.worker import StreamReport
+    from streaming.report import StreamReport
 
 PARENT_PERIOD_S = 1.0
 

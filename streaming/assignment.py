@@ -56,9 +56,6 @@ class Held:
     def front(self) -> int:
         return max(self.stands.values())
 
-    def at_front(self, timelines: Collection[int]) -> frozenset[int]:
-        return frozenset(one for one in timelines if self.stands.get(one) == self.front)
-
     def behind(self, timelines: Collection[int]) -> Iterable[tuple[int, int]]:
         """Timelines that are not at the front, with their positions."""
         return [

@@ -10,16 +10,11 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Event
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 from kafka import KafkaConsumer, TopicPartition
-from kafka.consumer.subscription_state import ConsumerRebalanceListener
 from kafka.errors import (
     FencedInstanceIdError,
     KafkaError,
@@ -31,21 +26,19 @@ from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
 from featurestore.errors import FencedError, StalePositionError, StoreUnavailableError, StreamError
-from featurestore.kernel.roles import Roles
-from featurestore.log.archive import archive_path, archived_from, write_archive
-from featurestore.plan.nodes import SourcePlan
+from featurestore.log.archive import archive_path, archived_from
 from featurestore.settings import StreamingSettings
 from featurestore.store import Store, TimelineVersion
-from featurestore.store.dead_letters import DeadLetter
 from featurestore.store.filling import finish
 from featurestore.store.ingest import registry_of
-from featurestore.store.positions import Slice, Span, read_positions, taken_partitions
-from featurestore.store.stream import StreamBatch, commit_batch, without_forgotten
+from featurestore.store.positions import Span, read_positions, taken_partitions
+from featurestore.store.stream import commit_batch
 from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
-from streaming.codec import codec_of
+from streaming.batch import Run, archive, batch_of, latest_event
 from streaming.dead_letter import Publisher
+from streaming.group import Listener, partition_of
 from streaming.metrics import Metrics
-from streaming.processor import Decoded, decode
+from streaming.report import StreamReport
 from streaming.settings import WorkerOptions, member_options, reader_options, worker_name
 
 logger = logging.getLogger("featurestore.stream")
@@ -57,58 +50,6 @@ UNASSIGNED_S = 10.0
 AWAY_S = 0.5
 # After its first partitions, a worker waits so long for others to take theirs.
 CLAIM_S = 5.0
-
-
-@dataclass
-class StreamReport:
-    """What a worker did, by source and partition."""
-
-    counts: dict[str, dict[str, int]] = field(default_factory=dict)
-    commits: int = 0
-    switched: list[str] = field(default_factory=list)
-
-    def add(self, source: str, counts: Mapping[str, Mapping[str, int]]) -> None:
-        self.commits += 1
-        for partition, of_partition in counts.items():
-            mine = self.counts.setdefault(f"{source}:{partition}", {})
-            for what, n in of_partition.items():
-                mine[what] = mine.get(what, 0) + n
-
-    def to_dict(self) -> dict[str, Any]:
-        return {"partitions": self.counts, "commits": self.commits, "switched": self.switched}
-
-    def text(self) -> str:
-        lines = []
-        for name, counts in sorted(self.counts.items()):
-            told = ", ".join(f"{n:,} {what}" for what, n in counts.items() if n and what != "delivered")
-            lines.append(f"{name}: {counts.get('delivered', 0):,} messages: {told or 'nothing'}")
-        lines += [f"now served: {view}" for view in self.switched]
-        return "\n".join(lines) or "there was nothing to read"
-
-
-class _Listener(ConsumerRebalanceListener):  # type: ignore[misc]
-    """Notes what the group says. It runs on the client's own thread, inside ``poll``: no reading, no
-    writing."""
-
-    def __init__(self, consumer: Any) -> None:
-        self._consumer = consumer
-        self.new: set[TopicPartition] = set()
-        self.gone: set[TopicPartition] = set()
-
-    def on_partitions_assigned(self, assigned: Sequence[TopicPartition]) -> None:
-        for one in assigned:
-            # Nothing is fetched until the store has said where.
-            self._consumer.seek(one, 0)
-            self._consumer.pause(one)
-            self.new.add(one)
-            self.gone.discard(one)
-
-    def on_partitions_revoked(self, revoked: Sequence[TopicPartition]) -> None:
-        for one in revoked:
-            self.gone.add(one)
-            self.new.discard(one)
-
-    on_partitions_lost = on_partitions_revoked
 
 
 class Worker:
@@ -159,7 +100,7 @@ class Worker:
             self._consumer = KafkaConsumer(**member_options(self._settings, self._options))
         except KafkaError as error:
             raise self._refused(error) from error
-        self._listener = _Listener(self._consumer)
+        self._listener = Listener(self._consumer)
         try:
             self._check_topics(topics)
             self._consumer.subscribe(topics, listener=self._listener)
@@ -234,7 +175,7 @@ class Worker:
             raise self._out_of_range(error) from error
         self._follow_group()
         try:
-            self._consume({_partition(one): records for one, records in polled.items()})
+            self._consume({partition_of(one): records for one, records in polled.items()})
             self._catch_up()
         except FencedError as error:
             self._fenced(error)
@@ -266,7 +207,7 @@ class Worker:
         """Let go what was taken away; take over what was given."""
         gone, self._listener.gone = self._listener.gone, set()
         for one in gone:
-            self._let_go(_partition(one))
+            self._let_go(partition_of(one))
         self._listener.new &= self._consumer.assignment()
         new = set(self._listener.new)
         if not new:
@@ -276,7 +217,7 @@ class Worker:
         except KafkaTimeoutError:
             logger.warning("the brokers don't say what %d partitions hold; asking again", len(new))
             return
-        spans = {_partition(one): Span(first[one], ends[one]) for one in new}
+        spans = {partition_of(one): Span(first[one], ends[one]) for one in new}
         taken = take(
             self._store,
             self._sources.values(),
@@ -352,7 +293,7 @@ class Worker:
 
     def _stand_again(self) -> None:
         """Take everything over anew: versions were made or dropped, or a commit was refused."""
-        assigned = {one for one in self._consumer.assignment() if _partition(one) in self._held}
+        assigned = {one for one in self._consumer.assignment() if partition_of(one) in self._held}
         for one in assigned:
             self._consumer.pause(one)
         self._listener.new |= assigned
@@ -364,7 +305,7 @@ class Worker:
         with self._store.snapshot() as snapshot:
             read_again(snapshot, self._sources.values(), self._held)
         # What is to be taken over begins there.
-        settled = {_partition(one) for one in self._consumer.assignment() - self._listener.new}
+        settled = {partition_of(one) for one in self._consumer.assignment() - self._listener.new}
         self._seek({one: held for one, held in self._held.items() if one in settled})
         self._astray = False
 
@@ -384,7 +325,7 @@ class Worker:
 
     def _out_of_range(self, error: OffsetOutOfRangeError) -> StreamError:
         for at in error.args[0]:
-            one = _partition(at)
+            one = partition_of(at)
             first, ends = self._consumer.beginning_offsets([at]), self._consumer.end_offsets([at])
             with self._store.snapshot() as snapshot:
                 read_again(snapshot, self._sources.values(), self._held)
@@ -430,38 +371,34 @@ class Worker:
     ) -> None:
         """Decode and commit messages of some partitions, given where each begins and ends."""
         plan = source.plan
-        assert plan.topic is not None
-        slices: list[Slice] = []
-        records: list[Any] = []
-        slice_of = np.repeat(np.arange(len(read)), [len(some) for *_, some in read])
-        for one, first, next_offset, some in read:
-            end = self._consumer.highwater(TopicPartition(*one)) or next_offset
-            epoch = self._held[one].epochs[plan.name]
-            slices.append(Slice(one.topic, one.number, epoch, first, next_offset, end))
-            records.extend(some)
-        decoded = decode(records, plan, codec_of(plan.topic), max_value_bytes=self._settings.max_value_bytes)
-        batch = StreamBatch(
-            plan,
-            timelines,
-            slices,
-            decoded.table,
-            decoded.message,
-            slice_of,
-            dead_letters_of(plan.name, records, decoded),
-            _ignored(slices, slice_of, decoded),
-            catching_up,
+        runs = [
+            Run(
+                one,
+                self._held[one].epochs[plan.name],
+                first,
+                next_offset,
+                self._consumer.highwater(TopicPartition(*one)) or next_offset,
+                records,
+            )
+            for one, first, next_offset, records in read
+        ]
+        batch = batch_of(
+            plan, timelines, runs, catching_up=catching_up, max_value_bytes=self._settings.max_value_bytes
         )
-        if self._archives(plan):
-            self._archive(plan, slices, batch, records)
+        path = archive_path(plan)
+        if self._options.archive and path is not None:
+            # On the disk before the positions go past it.
+            archive(self._store, self._root / path, batch, runs)
         now_us = self._now()
         began_s = time.perf_counter()
         made = commit_batch(self._store, batch, now_us)
         if self._metrics is not None and not catching_up:
+            stamps_ms = [record.timestamp for run in runs for record in run.records if record.timestamp >= 0]
             self._metrics.committed(
                 plan.name,
                 made.counts,
                 took_s=time.perf_counter() - began_s,
-                stamps_ms=[record.timestamp for record in records if record.timestamp >= 0],
+                stamps_ms=stamps_ms,
                 latest_event_us=latest_event(plan, batch.table),
                 now_us=self._now(),
             )
@@ -471,31 +408,6 @@ class Worker:
         for one, _, next_offset, _ in read:
             for timeline in timelines:
                 self._held[one].stands[timeline] = next_offset
-
-    def _archives(self, plan: SourcePlan) -> bool:
-        return self._options.archive and archive_path(plan) is not None
-
-    def _archive(
-        self, plan: SourcePlan, slices: Sequence[Slice], batch: StreamBatch, records: Sequence[Any]
-    ) -> None:
-        """On the disk before the positions go past it."""
-        path = archive_path(plan)
-        assert path is not None
-        table, kept = without_forgotten(self._store, plan, batch.table)
-        message = batch.message[kept]
-        of_row = batch.slice_of[message]
-        offsets = np.array([record.offset for record in records], np.int64)[message]
-        for i, one in enumerate(slices):
-            rows = np.flatnonzero(of_row == i)
-            write_archive(
-                self._root / path,
-                one.topic,
-                one.partition,
-                one.first,
-                one.next,
-                table.take(pa.array(rows)),
-                offsets[rows].tolist(),
-            )
 
     def _publish(self) -> None:
         for source in self._sources.values():
@@ -588,39 +500,6 @@ class Worker:
         if reached and self._claim_s not in (None, math.inf) and self._claim():
             self._claimed_until_s = time.monotonic() + UNASSIGNED_S
         return reached and time.monotonic() > self._claimed_until_s
-
-
-def latest_event(plan: SourcePlan, table: pa.Table) -> int | None:
-    """The latest event time, or time of a change, among canonical rows; in microseconds."""
-    roles = plan.roles
-    name = roles.event_time if isinstance(roles, Roles) else roles.changed_at
-    latest = pc.max(table.column(name).cast(pa.int64())).as_py()
-    return None if latest is None else int(latest)
-
-
-def dead_letters_of(source: str, records: Sequence[Any], decoded: Decoded) -> list[DeadLetter]:
-    """The messages that could not be read, as they were."""
-    letters = []
-    for number, reason in sorted(decoded.dead.items()):
-        record = records[number]
-        stamp = None if record.timestamp < 0 else record.timestamp * 1_000
-        letters.append(
-            DeadLetter(
-                source, record.topic, record.partition, record.offset, reason, stamp, record.key, record.value
-            )
-        )
-    return letters
-
-
-def _ignored(slices: Sequence[Slice], slice_of: Any, decoded: Decoded) -> Any:
-    """Of each slice, the messages that are no row and the offsets that hold no message."""
-    offsets = np.array([one.next - one.first for one in slices], np.int64)
-    messages = np.bincount(slice_of, minlength=len(slices))
-    return offsets - messages + np.bincount(slice_of[decoded.ignored], minlength=len(slices))
-
-
-def _partition(one: TopicPartition) -> Partition:
-    return Partition(one.topic, one.partition)
 
 
 def _told(offsets: object, response: object) -> None:

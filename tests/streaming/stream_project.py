@@ -22,8 +22,9 @@ from kafka.admin import NewTopic
 
 from featurestore import FeatureStore
 from featurestore.store.positions import Position, read_positions
+from streaming.report import StreamReport
 from streaming.settings import WorkerOptions
-from streaming.worker import StreamReport, Worker
+from streaming.worker import Worker
 from tests.integration.backfill_project import BEGIN_US, DAY_US, Row
 from tests.services.kafka import Broker
 
