@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import Any
 
 from featurestore.batch.change_fill import ChangeFill, SnapshotsChangedError
-from featurestore.batch.fill import Fill, ForgottenMeanwhileError
+from featurestore.batch.fill import Fill
 from featurestore.batch.filled import Filled
 from featurestore.batch.spans import standing
+from featurestore.batch.timeline_fill import ForgottenMeanwhileError
 from featurestore.errors import BackfillError, RowError, UnknownNameError, suggestion
 from featurestore.log.archive import archived
 from featurestore.log.files import list_files

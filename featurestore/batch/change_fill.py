@@ -12,38 +12,28 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import cached_property
 from typing import NoReturn
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.batch.fill import (
-    ARRIVALS_ROWS,
-    COMMIT_S,
-    FIRST_CHUNK_ROWS,
-    LEAST_CHUNK_ROWS,
-    MOST_CHUNK_ROWS,
-    ForgottenMeanwhileError,
-)
 from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.parts import PART_BYTES, PART_ROWS, Rejected, estimated_rows
 from featurestore.batch.spans import ARRIVALS, SNAPSHOTS, standing
+from featurestore.batch.timeline_fill import ARRIVALS_ROWS, MOST_CHUNK_ROWS, TimelineFill
+from featurestore.dsl.table_source import TableSource
 from featurestore.dtypes import BOOL, INT64, date_text
-from featurestore.errors import BackfillError
 from featurestore.kernel.changes import CLAIM_COLUMN, OPERATION_COLUMN
 from featurestore.kernel.content import content_hash
 from featurestore.log import snapshots
-from featurestore.log.archive import archived
 from featurestore.log.change_columns import snapshot_date
 from featurestore.log.changes import Changes, read_changes
 from featurestore.log.files import LogFile, list_files
 from featurestore.log.origins import Origins, Place
-from featurestore.plan.nodes import ViewPlan
-from featurestore.store import SEGMENT_LEVEL, Commit, LoadedFile, Store, TimelineVersion
+from featurestore.store import SEGMENT_LEVEL, LoadedFile
 from featurestore.store.arrivals import arrived_versions, last_arrival_before
 from featurestore.store.changes import ChangeLayout, Delivered, taken_apart
 from featurestore.store.conflicts import Conflict, conflicts_of, refused
@@ -84,40 +74,26 @@ class _Part:
         return self.rows >= PART_ROWS or self.bytes >= PART_BYTES
 
 
-class ChangeFill:
+class ChangeFill(TimelineFill):
     """One timeline version of a table being filled."""
 
-    def __init__(
-        self,
-        store: Store,
-        root: Path,
-        timeline: TimelineVersion,
-        plan: ViewPlan,
-        *,
-        now: Callable[[], int],
-        progress: Callable[[int, int, str], None] | None,
-        threads: ThreadPoolExecutor | None,
-        strict: bool = False,
-    ) -> None:
-        self._strict = strict
-        self._store = store
-        self._root = root
-        self._timeline = timeline
-        self._plan = plan = replace(plan, source=archived(plan.source, root))
-        self._layout = ChangeLayout.of(timeline)
-        self._now = now
-        self._tell = progress or (lambda done, total, what: None)
-        self._chunk_rows = FIRST_CHUNK_ROWS
-        self._done_rows = self._total_rows = 0
-        assert plan.source.changes is not None
-        self._declared = plan.source.changes.declared
-        self._of_log: str | None = None
-        self._alone = plan.source.changes.format in ALONE
-        self._what = f"{plan.source.name} by {plan.entity.name}"
-        self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
+    # Of snapshots, what tells the log that their changes are derived from.
+    _of_log: str | None = None
+
+    @cached_property
+    def _layout(self) -> ChangeLayout:
+        return ChangeLayout.of(self._timeline)
+
+    @property
+    def _declared(self) -> TableSource:
+        assert self._plan.source.changes is not None
+        return self._plan.source.changes.declared
+
+    @property
+    def _alone(self) -> bool:
+        return self._declared.format in ALONE
 
     def run(self) -> Filled:
-        """Load what is missing."""
         with self._store.snapshot() as snapshot:
             loaded = snapshot.loaded_files(self._timeline.id)
             progress = snapshot.progress(self._timeline.id)
@@ -337,7 +313,8 @@ class ChangeFill:
                 began_s = time.perf_counter()
                 if commit.number != seen + 1:
                     self._check_forgotten(commit)
-                    self._check_state()
+                    with self._store.snapshot() as snapshot:
+                        self._check_state(snapshot)
                     made = placement(chunk, layout, timeline, commit, level=SEGMENT_LEVEL)
                 conflicts = conflicts_of(made, layout, where)
                 if self._strict and conflicts:  # pushed since the part was looked through
@@ -347,8 +324,7 @@ class ChangeFill:
                 if is_first:
                     counts.update(rejected=part.rejected, ignored=part.ignored, forgotten=part.dropped)
                 counts["delivered"] = counts.total()
-                what = "arrivals" if part.last_arrival else "log"
-                partition = f"{what}/{self._timeline.entity}@{timeline}"
+                partition = self._partition("arrivals" if part.last_arrival else "log")
                 commit.count(self._plan.source.name, partition, counts)
                 if self._of_log is not None and not part.last_arrival:
                     if is_last and part.files:
@@ -368,34 +344,9 @@ class ChangeFill:
             self._arrived = part.last_arrival
         self.report.conflicts += conflicts[: SHOWN - len(self.report.conflicts)]
         self.report.updates_of_unseen_rows += made.unseen
-        self._report(part, counts, is_first=is_first, is_last=is_last)
-        factor = min(2.0, max(0.25, COMMIT_S / max(took_s, 1e-4)))
-        rows = len(chunk.rows)
-        self._chunk_rows = int(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, rows * factor)))
-
-    def _report(self, part: _Part, counts: Counter[str], *, is_first: bool, is_last: bool) -> None:
-        report = self.report
-        report.counts.update(counts)
-        if is_first:
-            report.rejected += part.shown[: SHOWN - len(report.rejected)]
-        if is_last:
-            report.loaded += [file.shown for file, _ in part.files]
-
-    def _attempts(self) -> Iterator[AbstractContextManager[Commit]]:
-        return self._store.attempts("backfill", now_us=self._now(), detail=self._plan.source.name)
-
-    def _check_forgotten(self, commit: Commit) -> None:
-        if commit.forgetting() != self._forgetting:
-            raise ForgottenMeanwhileError
-
-    def _check_state(self) -> None:
-        with self._store.snapshot() as snapshot:
-            state = next(one.state for one in snapshot.timeline_versions() if one.id == self._timeline.id)
-        if state == "retired":
-            raise BackfillError(
-                f'source "{self._plan.source.name}": the version that is being filled was dropped',
-                hint='run "featurestore apply", then the backfill again',
-            )
+        loaded = [file.shown for file, _ in part.files] if is_last else []
+        self._count(counts, part.shown, loaded, is_first=is_first)
+        self._pace(len(chunk.rows), took_s)
 
 
 def by_home(delivered: Delivered) -> tuple[I64, I64]:

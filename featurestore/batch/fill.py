@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
@@ -23,13 +22,12 @@ from featurestore.batch.filled import SHOWN, Filled
 from featurestore.batch.keys import key_index
 from featurestore.batch.parts import LogReader, Part, estimated_rows, part_of_arrivals
 from featurestore.batch.spans import Span, Standing, standing
+from featurestore.batch.timeline_fill import ARRIVALS_ROWS, TimelineFill
 from featurestore.errors import BackfillError
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.versions import single
-from featurestore.log.archive import archived
 from featurestore.log.files import LogFile, list_files
-from featurestore.plan.nodes import ViewPlan
-from featurestore.store import SEGMENT_LEVEL, Arrival, Commit, LoadedFile, Store, TimelineVersion
+from featurestore.store import SEGMENT_LEVEL, Arrival, Commit, LoadedFile
 from featurestore.store.additions import Additions, prepare
 from featurestore.store.arrivals import last_arrival_before
 from featurestore.store.conflicts import refused
@@ -38,14 +36,8 @@ from featurestore.store.entity_key import encode_keys
 from featurestore.store.forgotten import read_forgotten
 from featurestore.store.novelty import CORRECTED
 
-# A commit aims at half of the 100 ms that a writer may hold the store.
-COMMIT_S = 0.05
-LEAST_CHUNK_ROWS, FIRST_CHUNK_ROWS = 1_000, 20_000
-MOST_CHUNK_ROWS = 400_000
 # What a thread hashes at once.
 HASHED_ROWS = 1 << 18
-# Pushed rows are read back in windows of their numbers.
-ARRIVALS_ROWS = 500_000
 
 REBUILD = "run the backfill with --rebuild to fill a new version from the log as it is now"
 
@@ -58,43 +50,14 @@ class _Todo:
     half: list[tuple[LogFile, Span]]
 
 
-class ForgottenMeanwhileError(Exception):
-    """An entity was forgotten while a timeline version was being filled: what was read has to be read
-    anew."""
+class Fill(TimelineFill):
+    """One timeline version of events being filled."""
 
-
-class Fill:
-    """One timeline version being filled."""
-
-    def __init__(
-        self,
-        store: Store,
-        root: Path,
-        timeline: TimelineVersion,
-        plan: ViewPlan,
-        *,
-        now: Callable[[], int],
-        progress: Callable[[int, int, str], None] | None,
-        threads: ThreadPoolExecutor | None,
-        strict: bool = False,
-    ) -> None:
-        self._strict = strict
-        self._store = store
-        self._root = root
-        self._timeline = timeline
-        self._plan = plan = replace(plan, source=archived(plan.source, root))
-        self._layout = Layout.of(timeline)
-        self._now = now
-        self._tell = progress or (lambda done, total, what: None)
-        self._threads = threads
-        self._chunk_rows = FIRST_CHUNK_ROWS
-        self._done_rows = self._total_rows = 0
-        self._what = f"{plan.source.name} by {plan.entity.name}"
-        self.report = Filled(plan.source.name, plan.entity.name, timeline.id)
+    @cached_property
+    def _layout(self) -> Layout:
+        return Layout.of(self._timeline)
 
     def run(self) -> Filled:
-        """Load what is missing; raises BackfillError where that can't be done without losing or doubling a
-        fact."""
         with self._store.snapshot() as snapshot:
             self._seen = self._foreign = snapshot.commit_number
             self._standing = standing(snapshot.progress(self._timeline.id))
@@ -331,18 +294,10 @@ class Fill:
         rows = int(made.delivery.bounds[made.end] - made.delivery.bounds[made.first])
         self._pace(rows, time.perf_counter() - began_s)
 
-    def _pace(self, rows: int, took_s: float) -> None:
-        """The next chunk's rows, so that its commit takes as long as one may."""
-        factor = min(2.0, max(0.25, COMMIT_S / max(took_s, 1e-4)))
-        self._chunk_rows = int(min(MOST_CHUNK_ROWS, max(LEAST_CHUNK_ROWS, rows * factor)))
-
     def _report(self, part: Part, made: Additions, counts: Counter[str], *, is_last: bool) -> None:
         report = self.report
-        report.counts.update(counts)
-        if made.first == 0:
-            report.rejected += part.shown[: SHOWN - len(report.rejected)]
-        if is_last:
-            report.loaded += [span.path for span in part.spans if span.path and span.whole]
+        loaded = [span.path for span in part.spans if span.path and span.whole] if is_last else []
+        self._count(counts, part.shown, loaded, is_first=made.first == 0)
         if len(report.corrections) < SHOWN and counts["corrected"]:
             at = (
                 int(made.delivery.bounds[made.first])
@@ -352,30 +307,18 @@ class Fill:
                 if name not in report.corrections and len(report.corrections) < SHOWN:
                     report.corrections.append(name)
 
-    def _partition(self, what: str) -> str:
-        return f"{what}/{self._timeline.entity}@{self._timeline.id}"
-
-    def _attempts(self) -> Iterator[AbstractContextManager[Commit]]:
-        return self._store.attempts("backfill", now_us=self._now(), detail=self._plan.source.name)
-
     def _check(self, commit: Commit, expected: Standing, begun: Part | None) -> None:
         """The compare of a compare-and-set: it is needed only where somebody else has committed."""
         if commit.number == self._seen + 1:
             return
         self._foreign = commit.number - 1
-        if commit.forgetting() != self._forgetting:
-            raise ForgottenMeanwhileError
+        self._check_forgotten(commit)
         with self._store.snapshot() as snapshot:
             stands = snapshot.progress(self._timeline.id) == expected.rows()
             if begun is not None:
                 loaded = snapshot.loaded_files(self._timeline.id)
                 stands &= all(loaded.get(span.path) == self._loaded.get(span.path) for span in begun.spans)
-            state = next(one.state for one in snapshot.timeline_versions() if one.id == self._timeline.id)
-        if state == "retired":
-            raise BackfillError(
-                f'source "{self._plan.source.name}": the version that is being filled was dropped',
-                hint='run "featurestore apply", then the backfill again',
-            )
+            self._check_state(snapshot)
         if not stands:
             raise BackfillError(
                 f'source "{self._plan.source.name}": another backfill fills the same version',

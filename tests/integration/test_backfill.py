@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.batch import fill, parts
+from featurestore.batch import parts, timeline_fill
 from featurestore.batch.backfill import backfill
 from featurestore.errors import BackfillError, RequestError, StoreUnavailableError, UnknownNameError
 from tests.integration.backfill_project import (
@@ -49,7 +49,7 @@ def test_the_store_answers_like_the_training_set(tmp_path: Path, roles: str, mon
     write(root, "a.parquet", rows[:3_500])
     write(root, "b.parquet", rows[3_500:])
     monkeypatch.setattr(parts, "PART_ROWS", 1_500)
-    monkeypatch.setattr(fill, "FIRST_CHUNK_ROWS", 300)
+    monkeypatch.setattr(timeline_fill, "FIRST_CHUNK_ROWS", 300)
     with opened(root) as store:
         report = store.backfill()
         assert_parity(store, 40)
@@ -245,7 +245,7 @@ view = FeatureView("v", entity=Entity("k", key="k"), source=source, features=[ag
 
 def commit_each_run(patched: pytest.MonkeyPatch) -> None:
     for size in ("LEAST_CHUNK_ROWS", "FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
-        patched.setattr(fill, size, 1)
+        patched.setattr(timeline_fill, size, 1)
 
 
 def interrupted(store: FeatureStore, monkeypatch: pytest.MonkeyPatch, *, rebuild: bool = False) -> None:

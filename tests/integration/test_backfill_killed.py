@@ -35,11 +35,12 @@ KILLS = 12
 
 
 def run_backfill(root: Path) -> None:
-    from featurestore.batch import fill, parts
+    from featurestore.batch import parts, timeline_fill
 
     # Small parts and commits, so that there are many moments to be killed at.
     parts.PART_ROWS = 60_000
-    fill.LEAST_CHUNK_ROWS = fill.FIRST_CHUNK_ROWS = fill.MOST_CHUNK_ROWS = 3_000
+    timeline_fill.LEAST_CHUNK_ROWS = timeline_fill.FIRST_CHUNK_ROWS = 3_000
+    timeline_fill.MOST_CHUNK_ROWS = 3_000
     with FeatureStore(root) as store:
         store.backfill()
 

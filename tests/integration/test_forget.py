@@ -23,7 +23,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from featurestore import FeatureStore
-from featurestore.batch import change_fill, fill
+from featurestore.batch import timeline_fill
 from featurestore.cli.application import run
 from featurestore.errors import ManifestError, RequestError
 from featurestore.store import erasing, forget
@@ -345,9 +345,8 @@ def test_an_entity_is_forgotten_while_a_backfill_and_pushes_go_on(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ):
     """The backfill reads before the key is forgotten and writes after it."""
-    for module in (fill, change_fill):
-        for name in ("LEAST_CHUNK_ROWS", "FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
-            monkeypatch.setattr(module, name, 3)
+    for name in ("LEAST_CHUNK_ROWS", "FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
+        monkeypatch.setattr(timeline_fill, name, 3)
     for name, rows in others(5, rows=30).items():
         project.write(name, rows)
     steps = 0

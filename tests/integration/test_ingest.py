@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore, clock
-from featurestore.batch import fill
+from featurestore.batch import timeline_fill
 from featurestore.errors import RequestError, RowError, UnknownNameError
 from featurestore.store.ingest import IngestReport, ingest
 from tests.integration.backfill_project import (
@@ -237,7 +237,7 @@ def test_rows_pushed_while_a_timeline_is_filled_are_in_it_once(
             other.ingest("transactions", [pushed(one) for one in (*rows[at : at + 5], row(900_000 + at))])
 
         for size in ("LEAST_CHUNK_ROWS", "FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
-            monkeypatch.setattr(fill, size, 400)
+            monkeypatch.setattr(timeline_fill, size, 400)
         store.backfill(progress=meanwhile)
         counts = counters(store)
         assert counts["log/card@1"]["delivered"] == len(rows)

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.batch import fill
+from featurestore.batch import timeline_fill
 from tests.integration.backfill_project import (
     BEGIN_US,
     DAY_US,
@@ -33,7 +33,8 @@ def run_backfill(root: Path) -> None:
 
 
 def run_slow_backfill(root: Path) -> None:
-    fill.LEAST_CHUNK_ROWS = fill.FIRST_CHUNK_ROWS = fill.MOST_CHUNK_ROWS = 400
+    timeline_fill.LEAST_CHUNK_ROWS = timeline_fill.FIRST_CHUNK_ROWS = 400
+    timeline_fill.MOST_CHUNK_ROWS = 400
     run_backfill(root)
 
 

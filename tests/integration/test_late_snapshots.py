@@ -15,7 +15,7 @@ import pyarrow as pa
 import pytest
 
 from featurestore import FeatureStore
-from featurestore.batch import change_fill
+from featurestore.batch import change_fill, timeline_fill
 from featurestore.batch.filled import Filled
 
 CSVS = 'CSV("t/*/*.csv")'
@@ -151,10 +151,10 @@ def test_a_backfill_that_was_cut_off_begins_anew_where_the_snapshots_changed(
     put(tmp_path, 2, "1,u1,5")
     store = declare()
     for name in ("FIRST_CHUNK_ROWS", "LEAST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
-        monkeypatch.setattr(change_fill, name, 1)
+        monkeypatch.setattr(timeline_fill, name, 1)
     for changed in (False, True):
         with monkeypatch.context() as patched:
-            patched.setattr(change_fill.ChangeFill, "_report", lambda *_, **__: 1 / 0)
+            patched.setattr(change_fill.ChangeFill, "_count", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 store.backfill()  # after the commit of its first chunk
         if changed:

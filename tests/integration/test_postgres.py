@@ -471,9 +471,10 @@ def on_postgres(root: Path, url: str) -> Path:
 
 
 def run_backfill(root: Path) -> None:
-    from featurestore.batch import fill
+    from featurestore.batch import timeline_fill
 
-    fill.LEAST_CHUNK_ROWS = fill.FIRST_CHUNK_ROWS = fill.MOST_CHUNK_ROWS = 400
+    timeline_fill.LEAST_CHUNK_ROWS = timeline_fill.FIRST_CHUNK_ROWS = 400
+    timeline_fill.MOST_CHUNK_ROWS = 400
     with FeatureStore(root) as store:
         store.backfill()
 
@@ -558,7 +559,7 @@ def test_a_backfill_goes_on_through_a_restart_of_the_server(tmp_path: Path, own_
     stopped = threading.Event()
     with FeatureStore(root) as store:
         store.apply()
-        from featurestore.batch import fill
+        from featurestore.batch import timeline_fill
 
         def restart(done: int, total: int, what: str) -> None:
             if done > 3_000 and not stopped.is_set():
@@ -568,7 +569,7 @@ def test_a_backfill_goes_on_through_a_restart_of_the_server(tmp_path: Path, own_
 
         with pytest.MonkeyPatch.context() as patch:
             for name in ("LEAST_CHUNK_ROWS", "FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
-                patch.setattr(fill, name, 800)
+                patch.setattr(timeline_fill, name, 800)
             store.backfill(progress=restart)
         assert stopped.is_set() and counters(store)["log/card@1"]["delivered"] == 12_000
         assert_parity(store, 100)

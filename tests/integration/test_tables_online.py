@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tests.strategies_tables as generated
-from featurestore.batch import change_fill
+from featurestore.batch import change_fill, timeline_fill
 from featurestore.dsl.aggregation import agg
 from featurestore.dsl.entity import Entity
 from featurestore.dsl.feature_view import FeatureView
@@ -78,7 +78,9 @@ def test_the_store_answers_as_the_whole_log_does(empty_store: Path, data: st.Dat
     asked = [one for one in data.draw(generated.questions(history)) if one.as_of is not None]
     with project(empty_store, view, history.schema) as made, pytest.MonkeyPatch.context() as patched:
         rows = data.draw(st.sampled_from([1, 4, 20_000]))
-        for name in ("FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS", "REGISTERED_ROWS", "PART_ROWS"):
+        for name in ("FIRST_CHUNK_ROWS", "MOST_CHUNK_ROWS"):
+            patched.setattr(timeline_fill, name, rows)
+        for name in ("REGISTERED_ROWS", "PART_ROWS"):
             patched.setattr(change_fill, name, rows)
         deliver(data, made, history)
         if asked:
@@ -240,8 +242,8 @@ def test_a_backfill_that_is_cut_off_goes_on_with_what_was_pushed_meanwhile(
     orders: Project, commits: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(change_fill, "REGISTERED_ROWS", 2)
-    monkeypatch.setattr(change_fill, "FIRST_CHUNK_ROWS", 1)
-    monkeypatch.setattr(change_fill, "MOST_CHUNK_ROWS", 1)
+    monkeypatch.setattr(timeline_fill, "FIRST_CHUNK_ROWS", 1)
+    monkeypatch.setattr(timeline_fill, "MOST_CHUNK_ROWS", 1)
     orders.write(MOVES)
     left = [commits]
 
@@ -262,8 +264,8 @@ def test_a_backfill_that_is_cut_off_goes_on_with_what_was_pushed_meanwhile(
 def test_what_is_pushed_between_the_preparation_and_the_commit_of_a_chunk_is_not_lost(
     orders: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(change_fill, "FIRST_CHUNK_ROWS", 1)
-    monkeypatch.setattr(change_fill, "MOST_CHUNK_ROWS", 1)
+    monkeypatch.setattr(timeline_fill, "FIRST_CHUNK_ROWS", 1)
+    monkeypatch.setattr(timeline_fill, "MOST_CHUNK_ROWS", 1)
     orders.write(MOVES)
     pushes = iter(range(100, 200))
 

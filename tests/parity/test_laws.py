@@ -20,7 +20,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import featurestore.batch.fill
+import featurestore.batch.timeline_fill
 import featurestore.store.delivery
 import tests.strategies as generated
 import tests.strategies_tables as generated_tables
@@ -101,8 +101,8 @@ def test_law_2_determinism_the_size_of_commits_runs_and_row_groups_changes_no_bi
     asked = [Question((f"c{i % 4}",), START + i * MINUTE // 3) for i in range(120)]
     made = laws.history(rows)
     one = bench.project(made, [Step("file", made.rows), Step("backfill")])
-    monkeypatch.setattr(featurestore.batch.fill, "FIRST_CHUNK_ROWS", 7)
-    monkeypatch.setattr(featurestore.batch.fill, "MOST_CHUNK_ROWS", 7)
+    monkeypatch.setattr(featurestore.batch.timeline_fill, "FIRST_CHUNK_ROWS", 7)
+    monkeypatch.setattr(featurestore.batch.timeline_fill, "MOST_CHUNK_ROWS", 7)
     monkeypatch.setattr(featurestore.store.delivery, "RUN_VERSIONS", 5)
     other = bench.project(made)
     path = other.add_file(made.rows)
