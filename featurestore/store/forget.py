@@ -113,7 +113,7 @@ def _places(columns: tuple[str, ...], sources: Sequence[tuple[str, tuple[str, ..
 
 
 def _told(n: int, what: str) -> str:
-    return f"{n:,} {what if n != 1 else what.replace('files', 'file').removesuffix('s')}"
+    return f"{n:,} {what if n != 1 else what.removesuffix('s')}"
 
 
 def forget(
@@ -368,7 +368,7 @@ class _Eraser:
             if not left.equals(rows):
                 offsets = places.column(OFFSET).take(pa.array(stays)).to_pylist()
                 rewrite_archive(file, left, offsets)
-                self._write(lambda commit: {"files_of_the_archive": 1})
+                self._write(lambda commit: {"archived_files": 1})
             self._tell(done, len(files), f"archive of {plan.name}")
 
 

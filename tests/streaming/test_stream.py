@@ -294,7 +294,7 @@ def test_what_is_forgotten_does_not_come_back_through_a_topic(tmp_path: Path, br
     read_to_end(root, archive=True)
     with FeatureStore(root) as store:
         report = store.forget({"card_id": "c1"})
-        assert report.erased["files_of_the_archive"] == 1
+        assert report.erased["archived_files"] == 1
         assert _archived(root) == ["t2"]
         send(broker, topic, [value(row(3, card="c1")), value(row(4, card="c2"))])
         read_to_end(root, archive=True)

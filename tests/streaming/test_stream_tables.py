@@ -153,7 +153,7 @@ def test_a_table_through_kafka_answers_as_a_backfill_of_its_log(
         # What is forgotten leaves the archive, too; what ends its rows elsewhere stays.
         held = [one for one in _archived(root, "card_id") if one is not None]
         assert CARDS[0] in held
-        assert store.forget({"card_id": CARDS[0]}).erased["files_of_the_archive"] >= 1
+        assert store.forget({"card_id": CARDS[0]}).erased["archived_files"] >= 1
         left = [one for one in _archived(root, "card_id") if one is not None]
         assert sorted(left) == sorted(one for one in held if one != CARDS[0])
         offline = store.training_set(spine, ["activity"]).to_arrow()
