@@ -15,7 +15,7 @@ from featurestore.dtypes import instant_text
 from featurestore.kernel.roles import KnownAt
 from featurestore.serving.vectors import EPOCH_TEXT, FeatureVectors
 from featurestore.testing.bits import bits
-from featurestore.testing.hosts import python_values
+from featurestore.testing.hosts import KernelValue, python_values
 from featurestore.testing.reference import Oracle, Value
 from tests.parity.projects import VIEW, Project, spine_of
 from tests.strategies import Question
@@ -72,6 +72,21 @@ def _in_manifest(made: TrainingSet, expected: Expected, asked: Sequence[Question
         flagged = sum(one[name].flagged for one in expected)
         if manifest["flagged"].get(f"{VIEW}:{name}", 0) != flagged:
             yield f"training set, {name}: {manifest['flagged']} flagged, expected {flagged}"
+
+
+def in_kernel(
+    answers: Sequence[Mapping[str, KernelValue]], expected: Expected, asked: Sequence[Question]
+) -> Iterator[str]:
+    """What the kernel alone answers otherwise than the oracle."""
+    for question, answer, wanted in zip(asked, answers, expected, strict=True):
+        for name, value in wanted.items():
+            found = answer[name]
+            if (bits(found.value), found.flagged, found.latest) != (
+                bits(value.value),
+                value.flagged,
+                value.latest,
+            ):
+                yield f"kernel, {name}, {question}: {found}, expected {value}"
 
 
 def in_vectors(vectors: FeatureVectors, expected: Expected, found: Sequence[bool]) -> Iterator[str]:

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import tests.strategies as events
@@ -24,6 +23,7 @@ from featurestore.kernel.roles import KnownAt
 from featurestore.testing.bits import bits
 from featurestore.testing.reference import Row
 from tests.parity.projects import spine_of
+from tests.parity.rounds import run_until
 from tests.parity.test_reproduction import VALUES, Templates, at_log, features
 
 WHATS = {
@@ -81,12 +81,8 @@ def run(directory: Path, what: str, *, examples: int, least: set[str]) -> set[st
     """What happened, over ``examples`` histories, and as many more as it takes to meet the ``least``."""
     templates = Templates(directory)
     seen: set[str] = set()
-    done = 0
 
-    @settings(max_examples=10 * examples, deadline=None, suppress_health_check=list(HealthCheck))
-    @given(st.data())
-    def every(data: st.DataObject) -> None:
-        nonlocal done
+    def one(data: st.DataObject) -> None:
         # Lists and maps, too, and an operation that only the order of ties decides.
         more = [agg.histogram("s"), agg.last_k("x", k=2), agg.min_by("s", order="n"), agg.time_since_last()]
         if what == "events":
@@ -98,9 +94,7 @@ def run(directory: Path, what: str, *, examples: int, least: set[str]) -> set[st
             view = history.view([*features(windows=history.has_event_time), *more])
             asked, horizons = tables.questions(history), tables.horizons(history)
         pair, drawn = data.draw(st.tuples(horizons, horizons)), data.draw(asked)
-        if done < examples or not least <= seen:
-            done += 1
-            seen.update(check(templates, at_log(view), history.rows, drawn, pair))
+        seen.update(check(templates, at_log(view), history.rows, drawn, pair))
 
-    every()
+    run_until(one, examples, lambda: least <= seen)
     return seen

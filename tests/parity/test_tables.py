@@ -19,10 +19,10 @@ from hypothesis import strategies as st
 
 from featurestore.batch.training_set import TrainingSet
 from featurestore.kernel.operations import OPERATIONS
-from featurestore.testing.bits import bits
 from featurestore.testing.hosts import kernel_answer
 from featurestore.testing.reference import Row
 from featurestore.testing.reference_tables import TableOracle
+from tests.parity.answers import expected_answers, in_kernel
 from tests.parity.projects import Step, discard, known_rows
 from tests.parity.tables import (
     EDGES,
@@ -259,15 +259,7 @@ def check_kernel(data: st.DataObject) -> None:
     answers = kernel_answer(
         view, history.schema, good, [(question.keys, question.as_of) for question in asked], known_at
     )
-    for question, answer in zip(asked, answers, strict=True):
-        wanted = oracle.answer(question.keys, as_of=question.as_of, known_at=known_at)
-        for name, value in wanted.items():
-            found = answer[name]
-            assert (bits(found.value), found.flagged, found.latest) == (
-                bits(value.value),
-                value.flagged,
-                value.latest,
-            ), (name, question, known_at)
+    assert not list(in_kernel(answers, expected_answers(oracle, asked, known_at), asked)), known_at
 
 
 @settings(max_examples=15, deadline=None, suppress_health_check=ANY_HEALTH)
