@@ -140,6 +140,17 @@ def check(
     asked: Sequence[events.Question], known_at: KnownAt, *, pushes: bool,
 ) -> None:  # fmt: skip
     project = templates.project(view)
+    # A draw may end the example in the middle.
+    with project.store:
+        _check(data, project, seen, rows, asked, known_at, pushes=pushes)
+    shutil.rmtree(project.directory)
+
+
+def _check(
+    data: st.DataObject, project: Grown, seen: Seen, rows: Sequence[Row],
+    asked: Sequence[events.Question], known_at: KnownAt, *, pushes: bool,
+) -> None:  # fmt: skip
+    view = project.view
     cut = 2 * len(rows) // 3
     project.grow(data, rows[:cut], pushes=pushes)
     before = project.rows
@@ -165,8 +176,6 @@ def check(
     seen.after += project.rows
     seen.changed += now["content"] != made.manifest["content"]
     seen.pushed += bool(project.pushed)
-    project.store.close()
-    shutil.rmtree(project.directory)
 
 
 def check_events(data: st.DataObject, templates: Templates, seen: Seen) -> None:
