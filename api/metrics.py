@@ -18,8 +18,6 @@ from featurestore.store import Store
 # From one indexed read to a body that takes its whole time to arrive.
 _BUCKETS_S = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0, 30.0)
 
-OUTCOMES = ("accepted", "corrected", "duplicate", "keyless", "forgotten", "rejected")
-
 
 class _StoreState(Collector):
     """The store's last commit, read when it is asked for."""

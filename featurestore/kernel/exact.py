@@ -52,7 +52,6 @@ EXPONENT_SHIFT = np.uint64(52)
 INFINITY = np.uint64(0x7FF0000000000000)
 NAN = np.uint64(0x7FF8000000000000)
 UNIT = 1074  # the position of the integer 1
-BILLION = np.uint64(10**9)
 
 # Below this many items and questions a call is over before a second thread has started.
 SHARED_FROM = 1 << 16

@@ -23,9 +23,6 @@ POINT = DType("point")
 """The type of a number with a point that has not met anything yet: it becomes a decimal beside decimals,
 else a float64. No bound node has it."""
 
-ARITHMETIC = ("+", "-", "*", "/", "%")
-COMPARISONS = ("=", "<>", "<", "<=", ">", ">=")
-
 DEEPEST = 100
 """Levels of nesting that an expression may have: a walk takes a few of Python's 1000 frames for each."""
 

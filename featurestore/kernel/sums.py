@@ -55,7 +55,6 @@ Mask = NDArray[np.bool_]
 LANES = 67
 SUM, MEAN = 0, 1
 LIMIT_HIGH, LIMIT_LOW = np.uint64(10**38 >> 64), np.uint64(10**38 & (1 << 64) - 1)
-TENS = np.array([float(f"1e{digits}") for digits in range(23)])  # each a float64 exactly
 
 
 def float_sum(values: F64, edges: Edges, *, threads: ThreadPoolExecutor | None = None) -> tuple[F64, Mask]:
