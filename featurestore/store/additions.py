@@ -23,8 +23,7 @@ Payloads = Mapping[bytes, Sequence[bytes]]
 
 @dataclass(frozen=True)
 class Additions:
-    """Rows to append for the runs ``[first, end)`` of a delivery, given the payloads ``seen`` of each
-    entity then."""
+    """Rows to append for the runs ``[first, end)`` of a delivery, as their timelines stand at a commit."""
 
     delivery: Delivery
     first: int
@@ -32,18 +31,19 @@ class Additions:
     level: int
     rows: Sequence[SegmentRow]
     novelty: Novelty
-    seen: Mapping[bytes, int]
     commit_number: int
 
     def still_hold(self, commit: Commit, timeline_version_id: int) -> Additions:
-        """These, or what they have to be by now: timelines only grow, so more payloads than were seen
-        tell."""
+        """These, or what they have to be by now: whatever changes what a timeline holds is a row of a newer
+        commit."""
         if not self.delivery.layout.has_id:
             return self
-        there = commit.read(timeline_version_id, entity_keys(self.delivery, self.first, self.end))
-        if {key: len(payloads) for key, payloads in there.items()} == self.seen:
+        keys = entity_keys(self.delivery, self.first, self.end)
+        if not commit.newer(timeline_version_id, keys, after=self.commit_number):
             return self
-        return additions(self.delivery, self.first, self.end, self.level, there, commit.number)
+        there = commit.read(timeline_version_id, keys)
+        # What this commit itself writes is not there yet, and its number is free again if it fails.
+        return additions(self.delivery, self.first, self.end, self.level, there, commit.number - 1)
 
 
 def entity_keys(delivery: Delivery, first: int, end: int) -> list[bytes]:
@@ -90,8 +90,7 @@ def additions(
             entity.tolist(), starts[bounds[:-1]].tolist(), np.diff(bounds).tolist(), payloads, strict=True
         )
     ]
-    seen = {key: len(payloads) for key, payloads in there.items()}
-    return Additions(delivery, first, end, level, rows, found, seen, commit_number)
+    return Additions(delivery, first, end, level, rows, found, commit_number)
 
 
 def _novelty(

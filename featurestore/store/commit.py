@@ -71,6 +71,10 @@ class Commit:
         """The payloads of each entity that has any, as they are now, this commit's own included."""
         return self._session.segments(timeline_version_id, entity_keys)
 
+    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+        """The rows of some entities, each named once, that were written after a commit."""
+        return self._session.newer(timeline_version_id, entity_keys, after=after)
+
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in, this commit's own included."""
         return self._session.identities(timeline_version_id, row_keys)

@@ -16,7 +16,7 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from featurestore.errors import StoreUnavailableError
-from featurestore.store.records import SegmentRow, Truncate
+from featurestore.store.records import SegmentRow, StoredRow, Truncate
 from featurestore.store.turn import BusyError, Turn, TurnstileError
 
 BUSY_TIMEOUT_S = 30.0
@@ -68,6 +68,10 @@ class Session(ABC):
 
         Keys may repeat. The order means nothing for a value: a timeline's is that of the versions inside.
         """
+
+    @abstractmethod
+    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+        """The rows of some entities that were written after a commit, entity by entity. Keys don't repeat."""
 
     @abstractmethod
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:

@@ -23,7 +23,7 @@ from sqlalchemy.pool import NullPool
 from featurestore.errors import StoreInterruptedError, StoreUnavailableError
 from featurestore.store.database import BUSY_TIMEOUT_S, NOTHING_YET, Database, Latest, Session
 from featurestore.store.postgres_wire import BYTEA, BYTEA_ARRAY, INT8, Statement, Wire, bytea_array, int8
-from featurestore.store.records import SegmentRow, Truncate
+from featurestore.store.records import SegmentRow, StoredRow, Truncate
 from featurestore.store.turn import BusyError, Turn
 
 T = TypeVar("T")
@@ -66,6 +66,14 @@ _SEGMENTS_OF_ONE = Statement(
     "SELECT payload FROM segments WHERE entity_key = $1 AND timeline_version_id = $2 "
     "ORDER BY level, start, commit_number",
     (BYTEA, INT8),
+)
+_NEWER = Statement(
+    "newer",
+    "SELECT s.entity_key, s.level, s.start, s.commit_number, s.versions, s.payload "
+    "FROM unnest($1) AS asked (key) CROSS JOIN LATERAL (SELECT * FROM segments "
+    "WHERE entity_key = asked.key AND timeline_version_id = $2 AND commit_number > $3 OFFSET 0) AS s "
+    "ORDER BY s.entity_key",
+    (BYTEA_ARRAY, INT8, INT8),
 )
 _IDENTITIES = Statement(
     "identities",
@@ -195,6 +203,19 @@ class PostgresSession(Session):
             payloads = [rows.get_value(row, 0) for row in range(rows.ntuples)]
             return {key: payloads} if payloads else {}  # type: ignore[dict-item]
         return self._pairs(_SEGMENTS, list(dict.fromkeys(entity_keys)), timeline)
+
+    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+        if not entity_keys:
+            return []
+        asked = (bytea_array(entity_keys), int8(timeline_version_id), int8(after))
+        rows = self._wire.run(_NEWER, asked)
+        return [
+            StoredRow._make(
+                value if column in (0, 5) else int.from_bytes(value, "big", signed=True)
+                for column, value in enumerate(rows.get_value(row, column) or b"" for column in range(6))
+            )
+            for row in range(rows.ntuples)
+        ]
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         return self._pairs(_IDENTITIES, row_keys, int8(timeline_version_id))

@@ -64,6 +64,11 @@ class Snapshot:
         except self._database.driver_error as error:
             raise (self._database.unavailable(error) or error) from error
 
+    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+        """The rows of some entities, each named once, that were written after a commit."""
+        with self._database.errors():
+            return self._session.newer(timeline_version_id, entity_keys, after=after)
+
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in; one of none is absent."""
         with self._database.errors():

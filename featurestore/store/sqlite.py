@@ -16,7 +16,7 @@ from sqlalchemy.pool import NullPool
 
 from featurestore.errors import StoreUnavailableError
 from featurestore.store.database import BUSY_TIMEOUT_S, NOTHING_YET, Database, Latest, Session
-from featurestore.store.records import SegmentRow, Truncate
+from featurestore.store.records import SegmentRow, StoredRow, Truncate
 from featurestore.store.turn import BusyError, Turn, TurnstileError
 
 # 16 KiB: payloads of a few KB then take no overflow chain (measured: docs/design/0001-store-layout.md).
@@ -54,6 +54,11 @@ def _by_keys(query: str) -> dict[int, str]:
 _SEGMENTS = _by_keys(
     "SELECT entity_key, payload FROM segments WHERE timeline_version_id = ? AND entity_key IN ({}) "
     "ORDER BY entity_key, level, start, commit_number"
+)
+# The commit's number is in the key: older rows are passed over without a look at them.
+_NEWER = _by_keys(
+    "SELECT entity_key, level, start, commit_number, versions, payload FROM segments "
+    "WHERE timeline_version_id = ? AND commit_number > ? AND entity_key IN ({}) ORDER BY entity_key"
 )
 _IDENTITIES = _by_keys(
     "SELECT row_key, entity_key FROM identities WHERE timeline_version_id = ? AND row_key IN ({}) "
@@ -134,6 +139,13 @@ class SqliteSession(Session):
                     found[key] = [payload]
                 else:
                     payloads.append(payload)
+        return found
+
+    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+        found: list[StoredRow] = []
+        for some in _portions(entity_keys):
+            rows = self.raw.execute(_NEWER[len(some)], (timeline_version_id, after, *some))
+            found.extend(map(StoredRow._make, rows))
         return found
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:

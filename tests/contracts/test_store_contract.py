@@ -28,6 +28,7 @@ from featurestore.store import (
     SegmentRow,
     Sizes,
     Store,
+    StoredRow,
     Truncate,
 )
 
@@ -117,6 +118,28 @@ def test_an_entity_has_its_segments_and_deltas_and_nobody_elses(store: Store):
         assert snapshot.sizes() == {timeline: Sizes(4, 4, 10), other: Sizes(1, 1, 5)}
 
 
+def test_what_is_newer_than_a_commit_is_told_row_by_row(store: Store):
+    timeline, other = new_timeline(store), new_timeline(store)
+    with store.commit("backfill", now_us=1) as first:
+        first.append(timeline, [segment(b"a", b"a0", 0), segment(b"a", b"a7", 7), segment(b"b", b"b0")])
+        first.append(other, [segment(b"a", b"other")])
+    with store.commit("ingest", now_us=2) as second:
+        assert second.newer(timeline, [b"a", b"b"], after=first.number) == []
+        second.append(timeline, [delta(b"a", b"a-3", -3), delta(b"c", b"c0")])
+    late = StoredRow(b"a", DELTA_LEVEL, -3, second.number, 1, b"a-3")
+    with store.snapshot() as snapshot:
+        newer = snapshot.newer
+        assert newer(timeline, [], after=0) == newer(timeline, [b"a", b"b"], after=second.number) == []
+        assert newer(timeline, [b"zz", b"a", b"b"], after=first.number) == [late]
+        assert newer(other, [b"a"], after=-1) == [
+            StoredRow(b"a", SEGMENT_LEVEL, 0, first.number, 1, b"other")
+        ]
+        everything = sorted(newer(timeline, [b"a", b"b"], after=-1))
+        assert [(one.entity_key, one.start) for one in everything] == [
+            (b"a", -3), (b"a", 0), (b"a", 7), (b"b", 0),
+        ]  # fmt: skip
+
+
 @pytest.mark.parametrize("asked", [1, 2, 3, 127, 128, 129, 511, 512, 513, 1500])
 def test_any_number_of_keys_is_read_at_once(store: Store, asked: int):
     timeline = new_timeline(store)
@@ -126,6 +149,9 @@ def test_any_number_of_keys_is_read_at_once(store: Store, asked: int):
     keys = random.Random(asked).sample(sorted(rows), asked)
     with store.snapshot() as snapshot:
         assert snapshot.read(timeline, [*keys, b"unknown"]) == {key: [rows[key]] for key in keys}
+        assert {one.entity_key: one.payload for one in snapshot.newer(timeline, keys, after=0)} == {
+            key: rows[key] for key in keys
+        }
 
 
 def test_keys_and_payloads_are_bytes_of_any_value(store: Store):

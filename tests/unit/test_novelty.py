@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -15,8 +16,8 @@ from hypothesis import strategies as st
 
 from featurestore.kernel.content import content_hash
 from featurestore.kernel.versions import NEVER
-from featurestore.store import TimelineVersion
-from featurestore.store.additions import additions, entity_keys
+from featurestore.store import SEGMENT_LEVEL, Store, TimelineVersion
+from featurestore.store.additions import additions, entity_keys, prepare
 from featurestore.store.delivery import Delivery, Facts, Layout, deliver
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, novelty
 
@@ -145,6 +146,31 @@ def test_a_delivery_that_is_repeated_adds_nothing(versions: list[Version]):
     assert not again.rows
     counts = again.novelty.counts()
     assert counts.pop("duplicate") == len(versions) and not any(counts.values())
+
+
+def test_what_others_wrote_meanwhile_is_seen_though_rows_were_folded_into_as_many(tmp_path: Path):
+    held = [delivery([(0, key, 0, None)]) for key in (1, 2)]
+    pushed = delivery([(0, 3, 0, None)])
+    with Store.open(tmp_path / "store.db", migrate=True) as store:
+        for one in held:
+            with store.commit("ingest", now_us=1) as commit:
+                commit.append(1, additions(one, 0, 1, -1, {}, 0).rows)
+        with store.snapshot() as snapshot:
+            made = prepare(pushed, 0, 1, -1, 1, snapshot)
+            before = snapshot.stored_rows(1, [b"0"])
+        with store.commit("other", now_us=1) as commit:
+            assert made.still_hold(commit, 1) is made
+        with store.commit("compact", now_us=1) as commit:
+            for row in before:
+                assert commit.rewrite(1, row, None)
+            both = delivery([(0, key, 0, None) for key in (1, 2)])
+            (folded,) = additions(both, 0, 1, SEGMENT_LEVEL, {}, 0).rows
+            commit.append(1, [folded, *made.rows])
+        with store.commit("ingest", now_us=1) as commit:
+            assert len(commit.read(1, [b"0"])[b"0"]) == len(before)
+            again = made.still_hold(commit, 1)
+            assert not again.rows and again.novelty.counts()["duplicate"] == 1
+            assert again.still_hold(commit, 1) is again
 
 
 def test_a_delivery_lies_in_key_order_and_then_by_event_time():
