@@ -36,7 +36,7 @@ from featurestore.store.stream import commit_batch
 from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
 from streaming.batch import Run, archive, batch_of, latest_event
 from streaming.dead_letter import Publisher
-from streaming.group import Listener, partition_of
+from streaming.group import Listener, member, partition_of
 from streaming.metrics import Metrics
 from streaming.report import StreamReport
 from streaming.settings import WorkerOptions, member_options, reader_options, worker_name
@@ -97,7 +97,7 @@ class Worker:
                 hint='declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"',
             )
         try:
-            self._consumer = KafkaConsumer(**member_options(self._settings, self._options))
+            self._consumer = member(member_options(self._settings, self._options))
         except KafkaError as error:
             raise self._refused(error) from error
         self._listener = Listener(self._consumer)

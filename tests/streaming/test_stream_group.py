@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,11 @@ import pytest
 from sqlalchemy import select
 
 from featurestore import FeatureStore
+from featurestore.settings import StreamingSettings
 from featurestore.store import Store
 from featurestore.store.tables import stream_writers
+from streaming.group import Listener, member
+from streaming.settings import WorkerOptions, member_options
 from tests.integration.backfill_project import row
 from tests.services.kafka import Broker, running_broker
 from tests.streaming.stream_project import (
@@ -88,42 +92,77 @@ def held(store: FeatureStore) -> set[str]:
     return {worker for worker, _ in writers(store).values()}
 
 
-def test_partitions_move_between_workers_under_load_and_nothing_is_lost(
-    tmp_path: Path, broker: Broker, workers: Processes
+def shares(store: FeatureStore, partitions: int) -> dict[str, int]:
+    """Worker -> how many partitions it has; nothing before every partition is somebody's."""
+    found = Counter(worker for worker, _ in writers(store).values())
+    return dict(found) if found.total() == partitions else {}
+
+
+@pytest.mark.parametrize("rounds", [1, pytest.param(6, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_one_worker_then_four_then_one_under_load_always_end_balanced_and_lose_nothing(
+    tmp_path: Path, broker: Broker, workers: Processes, rounds: int
 ):
-    topic = new_topic(broker, partitions=4)
+    topic = new_topic(broker, partitions=6)
     root = applied(project(tmp_path, broker, topic, batch=100))
+    ended, sent = threading.Event(), 0
+
+    def load() -> None:
+        nonlocal sent
+        while not ended.is_set():
+            send(broker, topic, some(sent, 240), partitions=[number % 6 for number in range(240)])
+            sent += 240
+            time.sleep(0.3)
+
+    producer = threading.Thread(target=load)
     with FeatureStore(root) as store:
-        sent = 0
-
-        def more() -> None:
-            nonlocal sent
-            send(broker, topic, some(sent, 1_000), partitions=spread(1_000))
-            sent += 1_000
-
-        more()
-        workers.append(started(root, 0))
-        wait_for(lambda: held(store) == {"test-0"}, workers)
-        more()
-        workers.append(started(root, 1))
-        wait_for(lambda: held(store) == {"test-0", "test-1"}, workers)
-        more()
-        wait_for(lambda: read(store) >= 2_000, workers)
-        # A static member that leaves is waited for until its session ends; then its partitions move.
-        stopped(workers[1])
-        more()
-        wait_for(lambda: held(store) == {"test-0"} and read(store) == sent, workers)
-        stopped(workers[0])
+        running = {0: started(root, 0)}
+        workers.append(running[0])
+        producer.start()
+        try:
+            wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers)
+            for _ in range(rounds):
+                for number in (1, 2, 3):
+                    running[number] = started(root, number)
+                    workers.append(running[number])
+                wait_for(lambda: sorted(shares(store, 6).values()) == [1, 1, 2, 2], workers)
+                before = read(store)
+                wait_for(lambda: read(store) > before + 500, workers)  # noqa: B023 - used at once
+                for number in (1, 2, 3):
+                    stopped(running.pop(number))
+                # A static member that leaves is waited for until its session ends; then its partitions move.
+                wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers)
+        finally:
+            ended.set()
+            producer.join()
+        wait_for(lambda: read(store) == sent, workers)
+        stopped(running[0])
         counts = totals(stream_counts(store, topic))
         assert counts == {"accepted": sent, "delivered": sent}
         n = store.online_features(["activity:n"], {"card_id": [f"c{i}" for i in range(20)]}).to_dict()
         assert n["activity__n"] == [sent // 20] * 20
 
 
+def test_a_member_that_polls_for_moments_only_joins_its_group_and_follows_its_topics(broker: Broker):
+    first, second = new_topic(broker, partitions=2), new_topic(broker, partitions=2)
+    settings = StreamingSettings(bootstrap_servers=broker.bootstrap, group=first, session_timeout_s=6)
+    consumer = member(member_options(settings, WorkerOptions()))
+    listener = Listener(consumer)
+    try:
+        for topics in ([first], [first, second]):
+            consumer.subscribe(topics, listener=listener)
+            deadline_s = time.monotonic() + 30
+            while {one.topic for one in consumer.assignment()} != set(topics):
+                assert time.monotonic() < deadline_s
+                # The outcome comes between two polls.
+                consumer.poll(timeout_ms=0)
+                time.sleep(0.05)
+    finally:
+        consumer.close(autocommit=False)
+
+
 def run_sleeper(root: Path, log: Path, batches: int) -> None:
     """A worker that stops itself with a batch in its hands, read and prepared: what SIGSTOP, a long pause of
     the machine or of a garbage collector, does at the worst moment."""
-    from streaming.settings import WorkerOptions
     from streaming.worker import Worker
 
     logging.getLogger("featurestore.stream").addHandler(logging.FileHandler(log))
