@@ -20,8 +20,10 @@ from api import errors, observe, openapi
 from api.dependencies import Service
 from api.metrics import Metrics
 from api.routers import catalog, features, health, ingest
+from featurestore import clock
 from featurestore.errors import FeatureStoreError
 from featurestore.feature_store import FeatureStore
+from featurestore.serving.request_log import RequestLog
 
 # Pushes wait for the store's turn in threads of their own, so that reads never stand behind them.
 _WRITERS = 8
@@ -37,9 +39,12 @@ def create_app(project: str | Path | None = None) -> FastAPI:
     started; until then /ready and whatever needs it answer 503.
     """
     opened = FeatureStore(project or os.environ.get("FEATURESTORE_PROJECT") or ".")
+    settings = opened.settings.request_log
+    requests = RequestLog(opened.store, opened.root / settings.directory, settings, clock.now)
     service = Service(
         project=opened,
-        metrics=Metrics(opened.store),
+        metrics=Metrics(opened.store, requests.counts),
+        requests=requests,
         readers=ThreadPoolExecutor(_READERS, thread_name_prefix="read"),
         writers=ThreadPoolExecutor(_WRITERS, thread_name_prefix="write"),
     )
@@ -68,10 +73,12 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     # A daemon: a first start compiles for a minute or so, and being stopped must not wait for it.
     threading.Thread(target=_warm, args=(service,), name="warm", daemon=True).start()
+    service.requests.start()
     yield
     # Requests that were running are answered by now; a push that outlived its client is let finish.
     service.writers.shutdown(wait=True)
     service.readers.shutdown(wait=True)
+    service.requests.close()
     service.project.close()
 
 

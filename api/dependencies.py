@@ -26,6 +26,7 @@ from featurestore.store import Store
 
 if TYPE_CHECKING:
     from featurestore.serving.lookup import Lookup
+    from featurestore.serving.request_log import RequestLog
 
 
 @dataclass
@@ -36,6 +37,7 @@ class Service:
     metrics: Metrics
     readers: ThreadPoolExecutor
     writers: ThreadPoolExecutor
+    requests: RequestLog
     warm: bool = False
     failed: str | None = field(default=None)
 

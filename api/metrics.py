@@ -9,10 +9,11 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.metrics_core import GaugeMetricFamily
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 from featurestore.errors import FeatureStoreError
+from featurestore.serving.request_log import Logged
 from featurestore.store import Store
 
 # From one indexed read to a body that takes its whole time to arrive.
@@ -40,12 +41,29 @@ class _StoreState(Collector):
             )
 
 
+class _RequestLog(Collector):
+    """What the request log has counted, which it does without a metric's lock."""
+
+    def __init__(self, counts: Logged) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        counts = self._counts
+        for name, what, value in (
+            ("logged_values", "Answered values that are in the request log's files.", counts.logged),
+            ("dropped_values", "Answered values that should have been logged and are not.", counts.dropped),
+            ("errors", "Files of the request log that could not be written.", counts.errors),
+        ):
+            yield CounterMetricFamily(f"featurestore_request_log_{name}", what, value=value)
+
+
 class Metrics:
     """The counters of one app. With several worker processes each has its own."""
 
-    def __init__(self, store: Store) -> None:
+    def __init__(self, store: Store, logged: Logged) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(_StoreState(store))
+        self._registry.register(_RequestLog(logged))
         self._requests = Counter(
             "featurestore_http_requests", "Requests by route and status.", ["method", "route", "status"],
             registry=self._registry,

@@ -105,7 +105,7 @@ class FeatureStore:
             found = changes(registry, desired)
             apply(commit, registry, desired)
         if registry.forgotten.keys:
-            finish_forgetting(store, root=self.root, now=clock.now)
+            finish_forgetting(store, root=self.root, requests=self._requests, now=clock.now)
         return PlanReport(found, self._warnings(), applied=True)
 
     def _warnings(self) -> list[str]:
@@ -283,7 +283,9 @@ class FeatureStore:
         """
         from featurestore.store.forget import forget
 
-        return forget(self.store, entity, root=self.root, now=clock.now, progress=progress)
+        return forget(
+            self.store, entity, root=self.root, requests=self._requests, now=clock.now, progress=progress
+        )
 
     def online_features(
         self,
@@ -389,6 +391,10 @@ class FeatureStore:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    @property
+    def _requests(self) -> Path:
+        return self.root / self.settings.request_log.directory
 
     def _url(self) -> str | Path:
         # A path in a URL is relative to the project too, wherever the process was started.

@@ -69,6 +69,27 @@ class ServingSettings(BaseModel):
     log_requests: bool = False
 
 
+class RequestLogSettings(BaseModel):
+    """The log of what the HTTP service has answered, for ``featurestore verify``."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    directory: str = Field(
+        ".featurestore/requests", min_length=1, description="where its files are, relative to the project"
+    )
+    sample: float = Field(
+        0.0, ge=0, le=1, description="the share of requests that is logged, chosen by their ids; 0 = none"
+    )
+    rows_per_file: int = Field(100_000, ge=1, description="values that make a file")
+    seconds_per_file: float = Field(60.0, gt=0, description="longest time that a value waits for its file")
+    queue_rows: int = Field(
+        200_000,
+        ge=1,
+        description="most values that wait; what there is no room for is dropped, and counted",
+    )
+    queue_bytes: int = Field(64_000_000, ge=1, description="most bytes of answers that wait")
+
+
 class StreamingSettings(BaseModel):
     """Workers that consume topics."""
 
@@ -103,6 +124,7 @@ class Settings(BaseSettings):
     store: StoreSettings = StoreSettings()
     engine: EngineSettings = EngineSettings()
     serving: ServingSettings = ServingSettings()
+    request_log: RequestLogSettings = RequestLogSettings()
     streaming: StreamingSettings = StreamingSettings()
 
     @classmethod

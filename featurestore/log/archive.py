@@ -8,7 +8,6 @@ other pieces, may overlap another: readers keep one row per (topic, partition, o
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +20,7 @@ from featurestore.dsl.log import Archive
 from featurestore.dsl.table_source import TableSource
 from featurestore.kernel.changes import CLAIM_COLUMN, DELETE, OPERATION_COLUMN, TRUNCATE, UPSERT
 from featurestore.kernel.roles import ChangeRoles
+from featurestore.log.durable import sync_folder, write_whole
 from featurestore.log.scan import OFFSET
 from featurestore.plan.nodes import SourcePlan
 
@@ -125,7 +125,7 @@ def rewrite_archive(file: Path, rows: pa.Table, offsets: Sequence[int]) -> None:
         _write(folder.parent.parent, topic, partition, file.name, rows, offsets)
     else:
         file.unlink()
-        _sync(file.parent)
+        sync_folder(file.parent)
 
 
 def _write(
@@ -144,29 +144,4 @@ def _write(
     rows = rows.append_column(PARTITION, pa.repeat(pa.scalar(partition, pa.int64()), rows.num_rows))
     rows = rows.append_column(OFFSET, pa.array(np.asarray(offsets, np.int64)))
     folder = directory / f"topic-{topic}" / f"partition-{partition}"
-    _make(folder)
-    # Readers skip names that begin with a dot; two workers never write the same file.
-    part = folder / f".{name}.{os.getpid()}"
-    with part.open("wb") as file:
-        pq.write_table(rows, file, compression="zstd")
-        file.flush()
-        os.fsync(file.fileno())
-    part.rename(folder / name)
-    _sync(folder)
-
-
-def _make(folder: Path) -> None:
-    """Make a directory that is there after a power cut, with those above it."""
-    if folder.is_dir():
-        return
-    _make(folder.parent)
-    folder.mkdir(exist_ok=True)
-    _sync(folder.parent)
-
-
-def _sync(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
+    write_whole(folder, name, lambda file: pq.write_table(rows, file, compression="zstd"))

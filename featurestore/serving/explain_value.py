@@ -148,7 +148,10 @@ def explain_value(
     answers = answer([one.feature], facts.timeline, facts.table, asked, latest=True)
     given = answers.answers[0]
     assert given.latest is not None
-    vector = FeatureVector(one.asked, one.feature, given.values, answers.found, given.flagged, given.latest)
+    keys_of = plan.entity.keys
+    vector = FeatureVector(
+        one.asked, keys_of, one.feature, given.values, answers.found, given.flagged, given.latest
+    )
     brought = {name: feature.dtype for each in plan.lookups for name, feature in each.columns}
     schema = {name: parse(dtype) for name, dtype in one.view.timeline.columns.items()} | brought
     end_us = as_of - one.feature.delay_us

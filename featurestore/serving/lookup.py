@@ -304,6 +304,7 @@ def _vectors(group: Sequence[Chosen], answers: Answers) -> dict[tuple[str, str],
         assert given.latest is not None
         made[one.asked, one.feature.name] = FeatureVector(
             view=one.asked,
+            keys=one.view.plan.entity.keys,
             feature=one.feature,
             values=given.values,
             found=answers.found,

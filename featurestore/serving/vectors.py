@@ -29,12 +29,13 @@ _PRESENT, _NULL_VALUE, _INVALID, _NOT_FOUND = range(4)
 class FeatureVector:
     """One feature's values for every entity row.
 
-    ``view`` is the view's name as it was asked for, ``view`` or ``view@version``. ``found`` bool[n]: the
-    entity has a known fact before its time; ``flagged`` bool[n] or None; ``latest`` int64[n], the latest
-    event time in the feature's set.
+    ``view`` is the view's name as it was asked for, ``view`` or ``view@version``; ``keys`` are the key
+    columns of its entity. ``found`` bool[n]: the entity has a known fact before its time; ``flagged`` bool[n]
+    or None; ``latest`` int64[n], the latest event time in the feature's set.
     """
 
     view: str
+    keys: tuple[str, ...]
     feature: Feature
     values: pa.Array
     found: NDArray[np.bool_]
@@ -57,7 +58,11 @@ class FeatureVector:
 
     def event_timestamps(self) -> list[str]:
         """The latest event time in each set as ISO 8601; 1970 for none."""
-        return instant_texts(np.where(self.latest == NO_EVENT, 0, self.latest))
+        return instant_texts(self.latest_instants())
+
+    def latest_instants(self) -> NDArray[np.int64]:
+        """The same in microseconds."""
+        return np.where(self.latest == NO_EVENT, 0, self.latest)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from featurestore.dtypes import DType, instant_text, parse
 from featurestore.errors import RequestError
 from featurestore.log.archive import archive_files, archive_path, read_archive, rewrite_archive
 from featurestore.log.cast import cast_rows
+from featurestore.log.request_files import remove_leftovers, request_files
 from featurestore.log.scan import OFFSET
 from featurestore.plan.nodes import PRIMARY_KEY, SourcePlan
 from featurestore.store.changes import is_table
@@ -34,6 +35,7 @@ from featurestore.store.forgotten import (
     key_texts,
     read_forgotten,
 )
+from featurestore.store.forgotten_answers import forget_answers, keys_of
 from featurestore.store.reach import columns_of, names_of, own_keys, read_reach
 from featurestore.store.records import ForgottenKey, ForgottenState, TimelineVersion
 from featurestore.store.registry import read_registry
@@ -121,11 +123,12 @@ def forget(
     entity: Mapping[str, object],
     *,
     root: Path,
+    requests: Path,
     now: Callable[[], int],
     progress: Progress | None = None,
 ) -> ForgetReport:
     """Erase an entity, named by all its key columns, and leave its facts out for ever. The archives of topics
-    are below ``root``.
+    are below ``root``, the request log's files in ``requests``.
 
     A key that nobody knows is put on the list as well: a log may hold it later. RequestError for columns that
     are no entity's key, and for a value that no key can hold.
@@ -150,7 +153,7 @@ def forget(
     unsearched: dict[str, None] = {}
     for listed_key in _of(store, columns, digests):
         if listed_key.state == "erasing":
-            eraser = _Eraser(store, root, listed_key, keys, now, progress)
+            eraser = _Eraser(store, root, requests, listed_key, keys, now, progress)
             unsearched |= dict.fromkeys(eraser.run())
     purged = _purged(store, now)
     made = _of(store, columns, digests)
@@ -181,13 +184,13 @@ def places(store: Store, columns: Iterable[str]) -> str:
     return _places(named, sources)
 
 
-def finish_forgetting(store: Store, *, root: Path, now: Callable[[], int]) -> None:
+def finish_forgetting(store: Store, *, root: Path, requests: Path, now: Callable[[], int]) -> None:
     """Erase what is still there of every key on the list: what a killed run left, and what an entity's first
     view over a source shows to be its own."""
     with store.snapshot() as snapshot:
         pending = [one for one in snapshot.forgotten() if one.state == "erasing"]
     for one in pending:
-        _Eraser(store, root, one, (), now, None).run()
+        _Eraser(store, root, requests, one, (), now, None).run()
     if pending:
         _purged(store, now)
 
@@ -276,6 +279,7 @@ class _Eraser:
         self,
         store: Store,
         root: Path,
+        requests: Path,
         key: ForgottenKey,
         clear: Sequence[_Key],
         now: Callable[[], int],
@@ -283,6 +287,7 @@ class _Eraser:
     ) -> None:
         self._store = store
         self._root = root
+        self._requests = requests
         self._key = key
         self._clear = clear
         self._now = now
@@ -308,6 +313,7 @@ class _Eraser:
             self._arrivals(source, _gone(alone, of_source[-1]), of_source[-1], plans.get(source))
             if source in plans:
                 self._archive(plans[source])
+        self._answers(whole.digest_key)
         self._write(lambda commit: {}, state="done")
         return unsearched
 
@@ -370,6 +376,21 @@ class _Eraser:
                 rewrite_archive(file, left, offsets)
                 self._write(lambda commit: {"archived_files": 1})
             self._tell(done, len(files), f"archive of {plan.name}")
+
+    def _answers(self, digest_key: bytes) -> None:
+        """What was answered about the key, as the request log has it; a file that was begun is whole, or as
+        it was."""
+        remove_leftovers(self._requests, self._now())
+        files = request_files(self._requests)
+        for done, file in enumerate(files, start=1):
+            found = forget_answers(file, keys_of([self._key]), digest_key) if file.exists() else 0
+            if found:
+                self._write(partial(_counted, {"logged_answers": found}))
+            self._tell(done, len(files), "request log")
+
+
+def _counted(counts: Mapping[str, int], commit: Commit) -> Mapping[str, int]:
+    return counts
 
 
 def _rewrite(pushes: Sequence[tuple[int, bytes, int]], commit: Commit) -> dict[str, int]:
