@@ -189,8 +189,7 @@ class Fill(TimelineFill):
 
     def _pushed(self, first: int, end: int) -> list[Arrival]:
         with self._store.snapshot() as snapshot:
-            found = snapshot.arrivals(self._plan.source.name, after=first - 1, up_to=None)
-        return [one for one in found if one.first_number < end]
+            return snapshot.arrivals(self._plan.source.name, after=first - 1, before=end)
 
     # Writing a part
 

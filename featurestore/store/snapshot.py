@@ -105,16 +105,24 @@ class Snapshot:
         return int(self._rows(query)[0][0])
 
     def arrivals(
-        self, source: str, *, after: int = 0, up_to: int | None = None, limit: int | None = None
+        self,
+        source: str,
+        *,
+        after: int = 0,
+        up_to: int | None = None,
+        before: int | None = None,
+        limit: int | None = None,
     ) -> list[Arrival]:
         """The pushes of a source, oldest first, whose rows have numbers in ``(after, up_to]``: all of them,
-        or ``limit``."""
+        or ``limit``. ``before``: those that begin before a number, however far they go."""
         c = arrivals.c
         query = select(c.first_number, c.rows, c.arrived_at_us, c.payload).where(
             c.source == source, c.first_number > after
         )
         if up_to is not None:
             query = query.where(c.first_number + c.rows - 1 <= up_to)
+        if before is not None:
+            query = query.where(c.first_number < before)
         return [Arrival(*row) for row in self._rows(query.order_by(c.first_number).limit(limit))]
 
     def definitions(self) -> list[Definition]:

@@ -198,6 +198,11 @@ def test_arrivals_are_numbered_without_a_gap_and_read_up_to_a_number(store: Stor
     with store.snapshot() as snapshot:
         assert snapshot.last_arrival == 6
         assert snapshot.arrivals("transactions") == [one, three]
+        # Rows 1 to 3 and 5 to 6: by their numbers, or by the push that they begin.
+        assert snapshot.arrivals("transactions", up_to=5) == [one]
+        assert snapshot.arrivals("transactions", before=5) == [one]
+        assert snapshot.arrivals("transactions", before=6) == [one, three]
+        assert snapshot.arrivals("transactions", after=3, before=6) == [three]
         assert snapshot.arrivals("transactions", up_to=6) == [one, three]
         assert snapshot.arrivals("transactions", up_to=4) == [one]
         assert snapshot.arrivals("transactions", after=3) == [three]
