@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from featurestore.serving.lookup import Lookup
     from featurestore.serving.vectors import FeatureVectors
     from featurestore.store import Snapshot, Store
+    from featurestore.store.compaction import CompactionReport
     from featurestore.store.forget import ForgetReport
     from featurestore.store.ingest import IngestReport
     from featurestore.store.registry import Desired
@@ -371,6 +372,16 @@ class FeatureStore:
         from featurestore.store.versions import drop_version
 
         drop_version(self.store, view, version, now=clock.now)
+
+    def compact(self, full: bool = False, progress: ProgressCallback | None = None) -> CompactionReport:
+        """Fold the many small rows that pushes and streams have left, and give space back, beside readers and
+        writers; no answer changes.
+
+        ``full``: write the store anew, as small as it can be; requests and writers wait for that part.
+        """
+        from featurestore.store.compaction import compact
+
+        return compact(self.store, now=clock.now, whole=full, progress=progress)
 
     def migrate(self) -> MigrationReport:
         """Bring the store's schema to this release."""

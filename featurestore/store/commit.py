@@ -130,6 +130,10 @@ class Commit:
         removed = delete(segments).where(of_version, segments.c.entity_key <= last)
         return self._connection.execute(removed).rowcount
 
+    def remove_rows(self, timeline_version_id: int, rows: Sequence[StoredRow]) -> int:
+        """Remove those of ``rows`` that are still there as they were read; returns how many were."""
+        return self._session.remove_rows(timeline_version_id, rows)
+
     def add_meta(self, key: str, value: str) -> None:
         """Keep something that the store says about itself."""
         self._connection.execute(insert(store_meta).values(key=key, value=value))

@@ -93,6 +93,20 @@ class Session(ABC):
         """Write segments or deltas."""
 
     @abstractmethod
+    def row_sizes(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        """(entity key, versions) of each row of some entities. Keys don't repeat."""
+
+    @abstractmethod
+    def rows_below(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], versions: int
+    ) -> list[StoredRow]:
+        """The rows of some entities that have fewer ``versions`` than that. Keys don't repeat."""
+
+    @abstractmethod
+    def remove_rows(self, timeline_version_id: int, rows: Sequence[StoredRow]) -> int:
+        """Remove those of ``rows`` that are there as they are given; returns how many were."""
+
+    @abstractmethod
     def add_identities(self, timeline_version_id: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         """Write pairs of row key and entity key that are not there."""
 
@@ -126,6 +140,15 @@ class Database(ABC):
     def purge(self, session: Session, *, whole: bool) -> bool:
         """Leave nothing behind of what was removed; BusyError where somebody writes, False while a reader
         needs it. ``whole``: what was removed before may lie anywhere, so write everything anew."""
+
+    @abstractmethod
+    def give_back(self, *, whole: bool) -> bool:
+        """Take one short step towards giving back what nothing uses any more; whether there is more to give.
+        ``whole``: at once, and as small as it can be, while others wait."""
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """What the store takes on the disk."""
 
     @contextlib.contextmanager
     def errors(self) -> Iterator[None]:

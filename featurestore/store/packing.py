@@ -2,7 +2,8 @@
 
 Instants are packed like any other int64; no time is compared here. All numbers are little-endian::
 
-    payload   format u8 = 1, 0 u8, nodes u16, rows u32, then each node of the schema in pre-order
+    payload   format u8 = 1, folded u8 (0 or 1), nodes u16, rows u32, [integers], then each node of the schema
+              in pre-order; the integers of a folded payload are the commits at which its versions entered
     node      nulls u8 (0 or 1), [bitmap], body
     body      INT64, INT32   integers
               DECIMAL        integers of the low 64 bits, integers of the high 64 bits
@@ -32,6 +33,7 @@ U64 = NDArray[np.uint64]
 Int = int | np.int64
 
 FORMAT = 1
+FOLDED = 1 << 8
 HEADER_BYTES = 8
 # What must follow the last payload in ``data``, because numbers are loaded eight bytes at a time.
 PADDING = bytes(8)
@@ -101,6 +103,12 @@ def _pack_bits(values: Bytes, first: Int, end: Int, at: Int, out: Bytes) -> Int:
 @inlined
 def _integers_bytes(width: Int, n: Int) -> Int:
     return 9 + (8 + width * n if width > 0 else 0)
+
+
+@inlined
+def _entered_bytes(data: Bytes, at: Int, rows: Int) -> Int:
+    # What stands between a payload's header and its first node.
+    return _integers_bytes(np.int64(data[at + HEADER_BYTES]), rows) if data[at + 1] == 1 else np.int64(0)
 
 
 @inlined
@@ -277,7 +285,9 @@ def _measure_payloads(data: Bytes, lengths: I64, shape: I64, rows: I64, layout: 
         if end - at < HEADER_BYTES or data[at] != FORMAT or np.int64(_load(data, at + 2, 2)) != nodes:
             return -1 - p
         rows[p] = np.int64(_load(data, at + 4, 4))
-        at += HEADER_BYTES
+        if data[at + 1] > 1 or (data[at + 1] == 1 and data[at + HEADER_BYTES] > 8):
+            return -1 - p
+        at += HEADER_BYTES + _entered_bytes(data, at, rows[p])
         for k in range(nodes):
             n = rows[p] if shape[k, PARENT] < 0 else children[shape[k, PARENT]]
             if at >= end:
@@ -342,7 +352,7 @@ def _unpack_payloads(data: Bytes, lengths: I64, shape: I64, layout: I64, block: 
     start: Int = 0
     for p in range(len(lengths)):
         rows = np.int64(_load(data, start + 4, 4))
-        at = start + HEADER_BYTES
+        at = start + HEADER_BYTES + _entered_bytes(data, start, rows)
         start += lengths[p]
         for k in range(nodes):
             n = rows if shape[k, PARENT] < 0 else children[shape[k, PARENT]]
@@ -411,3 +421,20 @@ def unpack(data: Bytes, lengths: I64, shape: I64, rows: I64, layout: I64) -> tup
     if size >= 0:
         _unpack_payloads(data, lengths, shape, layout, block)
     return size, block
+
+
+@compiled(f"int64[::1]({_READ8}, {_READ64}, {_READ64}, {_READ64})")
+def unpack_entered(data: Bytes, lengths: I64, rows: I64, commits: I64) -> I64:
+    """The commit at which each version entered, payload after payload: a folded one says it, the versions of
+    another one entered with it, at ``commits``. ``rows`` of each payload, as ``unpack`` tells them."""
+    out = np.empty(rows.sum(), np.int64)
+    start: Int = 0
+    to: Int = 0
+    for p in range(len(lengths)):
+        if data[start + 1] == 1:
+            _unpack_words(data, start + HEADER_BYTES, rows[p], -1, out, to, 1)
+        else:
+            out[to : to + rows[p]] = commits[p]
+        start += lengths[p]
+        to += rows[p]
+    return out

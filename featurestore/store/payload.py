@@ -47,25 +47,33 @@ def encode_versions(versions: pa.Table | pa.RecordBatch) -> bytes:
     return encode_runs(versions, np.array([0, versions.num_rows], np.int64))[0]
 
 
-def encode_runs(versions: pa.Table | pa.RecordBatch, bounds: I64) -> list[bytes]:
+def encode_runs(
+    versions: pa.Table | pa.RecordBatch, bounds: I64, entered: I64 | None = None
+) -> list[bytes]:
     """A payload for each run ``versions[bounds[i] : bounds[i + 1]]``.
 
     ``bounds`` is int64, ascending, from 0 to the number of rows. Columns have canonical types (``dtypes``) or
-    are fixed-size binary.
+    are fixed-size binary. ``entered`` int64[rows]: the commits at which the versions entered the store, where
+    that is not the commit that writes the payloads.
     """
     assert bounds[0] == 0 and bounds[-1] == versions.num_rows
     nodes: list[_Packed] = []
     for column in versions.columns:
         _flatten(_whole(column), bounds, nodes)
     sizes = np.full(len(bounds) - 1, packing.HEADER_BYTES, np.int64)
+    head = packing.FORMAT | len(nodes) << 16
+    if entered is not None:
+        head |= packing.FOLDED
+        commits = _Lane(entered, _NO_BYTES, bounds, sizes)
     for node in nodes:
         node.measure(sizes)
     starts = np.concatenate([np.zeros(1, np.int64), np.cumsum(sizes)])
     out = np.zeros(starts[-1], np.uint8)
     at = starts[:-1].copy()
-    head = packing.FORMAT | len(nodes) << 16
     packing.pack_counts(np.full(len(sizes), head, np.int64), 4, at, out)
     packing.pack_counts(np.diff(bounds), 4, at, out)
+    if entered is not None:
+        commits.pack(at, out)
     for node in nodes:
         node.pack(at, out)
     data = out.data
@@ -88,8 +96,7 @@ class PayloadReader:
 
     def read(self, payloads: Sequence[bytes]) -> tuple[pa.Table, I64]:
         """The versions of all payloads in one table, payload after payload, and how many each has."""
-        lengths = np.array([len(payload) for payload in payloads], np.int64)
-        data = np.frombuffer(b"".join([*payloads, packing.PADDING]), np.uint8)
+        data, lengths = _joined(payloads)
         rows = np.empty(len(payloads), np.int64)
         layout = np.empty((len(self._shape), 4), np.int64)
         size, block = packing.unpack(data, lengths, self._shape, rows, layout)
@@ -101,6 +108,18 @@ class PayloadReader:
         buffer, places = pa.py_buffer(block), layout.tolist()
         arrays = [build(buffer, places) for build in self._builders]
         return pa.Table.from_arrays(arrays, schema=self.schema), rows
+
+
+def _joined(payloads: Sequence[bytes]) -> tuple[U8, I64]:
+    lengths = np.array([len(payload) for payload in payloads], np.int64)
+    return np.frombuffer(b"".join([*payloads, packing.PADDING]), np.uint8), lengths
+
+
+def entry_commits(payloads: Sequence[bytes], rows: I64, commits: I64) -> I64:
+    """The commit at which each version entered the store, payload after payload. ``rows`` int64[payloads]:
+    how many each has, as a reader tells them; ``commits`` int64[payloads]: the number of each stored row."""
+    data, lengths = _joined(payloads)
+    return packing.unpack_entered(data, lengths, rows, commits)
 
 
 @lru_cache(maxsize=256)
@@ -130,6 +149,19 @@ def decode_arrivals(payload: bytes) -> pa.Table:
 # Packing
 
 
+class _Lane:
+    """Integers of each run, measured; ``valid`` says which of them count, empty for all."""
+
+    def __init__(self, values: I64, valid: U8, bounds: I64, sizes: I64) -> None:
+        runs = len(sizes)
+        self._packed = (values, valid, bounds)
+        self._head = (np.empty(runs, np.int64), np.empty(runs, np.uint64), np.empty(runs, np.int64))
+        packing.measure_integers(*self._packed, *self._head, sizes)
+
+    def pack(self, at: I64, out: U8) -> None:
+        packing.pack_integers(*self._packed, *self._head, at, out)
+
+
 @dataclass
 class _Packed:
     """One node of the schema, ready to be packed: ``lanes`` of integers, or bytes."""
@@ -146,14 +178,9 @@ class _Packed:
         runs = len(sizes)
         self._nulls = np.empty(runs, np.uint8)
         packing.measure_nulls(self.valid, self.bounds, self._nulls, sizes)
-        self._heads = [
-            (np.empty(runs, np.int64), np.empty(runs, np.uint64), np.empty(runs, np.int64))
-            for _ in self.lanes
-        ]
         # A null's length is 0 already, and lengths are read back without asking for nulls.
-        self._lanes_valid = self.valid if self.counts is None else _NO_BYTES
-        for values, head in zip(self.lanes, self._heads, strict=True):
-            packing.measure_integers(values, self._lanes_valid, self.bounds, *head, sizes)
+        valid = self.valid if self.counts is None else _NO_BYTES
+        self._measured = [_Lane(values, valid, self.bounds, sizes) for values in self.lanes]
         rows = np.diff(self.bounds)
         if self.bits is not None:
             sizes += (rows + 7) // 8
@@ -164,8 +191,8 @@ class _Packed:
 
     def pack(self, at: I64, out: U8) -> None:
         packing.pack_nulls(self.valid, self.bounds, self._nulls, at, out)
-        for values, head in zip(self.lanes, self._heads, strict=True):
-            packing.pack_integers(values, self._lanes_valid, self.bounds, *head, at, out)
+        for lane in self._measured:
+            lane.pack(at, out)
         if self.bits is not None:
             packing.pack_bools(self.bits, self.bounds, at, out)
         if self.items is not None:

@@ -22,7 +22,18 @@ from sqlalchemy.pool import NullPool
 
 from featurestore.errors import StoreInterruptedError, StoreUnavailableError
 from featurestore.store.database import BUSY_TIMEOUT_S, NOTHING_YET, Database, Latest, Session
-from featurestore.store.postgres_wire import BYTEA, BYTEA_ARRAY, INT8, Statement, Wire, bytea_array, int8
+from featurestore.store.postgres_wire import (
+    BYTEA,
+    BYTEA_ARRAY,
+    INT8,
+    INT8_ARRAY,
+    Statement,
+    Wire,
+    bytea_array,
+    int8,
+    int8_array,
+    number,
+)
 from featurestore.store.records import SegmentRow, StoredRow, Truncate
 from featurestore.store.turn import BusyError, Turn
 
@@ -75,6 +86,27 @@ _NEWER = Statement(
     "ORDER BY s.entity_key",
     (BYTEA_ARRAY, INT8, INT8),
 )
+_ROW_SIZES = Statement(
+    "row_sizes",
+    "SELECT s.entity_key, s.versions FROM unnest($1) AS asked (key) CROSS JOIN LATERAL "
+    "(SELECT * FROM segments WHERE entity_key = asked.key AND timeline_version_id = $2 OFFSET 0) AS s",
+    (BYTEA_ARRAY, INT8),
+)
+_ROWS_BELOW = Statement(
+    "rows_below",
+    "SELECT s.entity_key, s.level, s.start, s.commit_number, s.versions, s.payload "
+    "FROM unnest($1) AS asked (key) CROSS JOIN LATERAL (SELECT * FROM segments "
+    "WHERE entity_key = asked.key AND timeline_version_id = $2 AND versions < $3 OFFSET 0) AS s",
+    (BYTEA_ARRAY, INT8, INT8),
+)
+# Row by row: each is looked up in its own partition alone.
+_REMOVE_ROWS = Statement(
+    "remove_rows",
+    "DELETE FROM segments AS s USING unnest($2, $3, $4, $5, $6) AS gone (key, level, start, number, payload) "
+    "WHERE s.timeline_version_id = $1 AND s.entity_key = gone.key AND s.level = gone.level "
+    "AND s.start = gone.start AND s.commit_number = gone.number AND s.payload = gone.payload",
+    (INT8, BYTEA_ARRAY, INT8_ARRAY, INT8_ARRAY, INT8_ARRAY, BYTEA_ARRAY),
+)
 _IDENTITIES = Statement(
     "identities",
     "SELECT i.row_key, i.entity_key FROM unnest($1) AS asked (key) CROSS JOIN LATERAL "
@@ -96,6 +128,13 @@ _APPEND = (
 _APPEND_TYPES = ("int8", "bytea", "int8", "int8", "int8", "int8", "bytea")
 _ADD_IDENTITIES = "COPY identities (timeline_version_id, row_key, entity_key) FROM STDIN (FORMAT BINARY)"
 _ADD_IDENTITIES_TYPES = ("int8", "bytea", "bytea")
+
+_PARTITIONS = "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'segments'::regclass"
+# The tables of the store and its partitions, with their indexes and TOAST.
+_SIZE = (
+    "SELECT sum(pg_total_relation_size(oid)) FROM pg_class "
+    "WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r'"
+)
 
 # Each statement of a session is planned once, for any keys, and finds its rows by the primary key: statistics
 # are not needed and can't mislead.
@@ -205,17 +244,7 @@ class PostgresSession(Session):
         return self._pairs(_SEGMENTS, list(dict.fromkeys(entity_keys)), timeline)
 
     def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
-        if not entity_keys:
-            return []
-        asked = (bytea_array(entity_keys), int8(timeline_version_id), int8(after))
-        rows = self._wire.run(_NEWER, asked)
-        return [
-            StoredRow._make(
-                value if column in (0, 5) else int.from_bytes(value, "big", signed=True)
-                for column, value in enumerate(rows.get_value(row, column) or b"" for column in range(6))
-            )
-            for row in range(rows.ntuples)
-        ]
+        return self._stored(_NEWER, entity_keys, int8(timeline_version_id), int8(after))
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         return self._pairs(_IDENTITIES, row_keys, int8(timeline_version_id))
@@ -252,6 +281,45 @@ class PostgresSession(Session):
             copy.set_types(_ADD_IDENTITIES_TYPES)
             for row, entity in pairs:
                 copy.write_row((timeline_version_id, row, entity))
+
+    def row_sizes(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        if not entity_keys:
+            return []
+        rows = self._wire.run(_ROW_SIZES, (bytea_array(entity_keys), int8(timeline_version_id)))
+        value = rows.get_value
+        return [(value(row, 0), number(value(row, 1))) for row in range(rows.ntuples)]  # type: ignore[misc]
+
+    def rows_below(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], versions: int
+    ) -> list[StoredRow]:
+        return self._stored(_ROWS_BELOW, entity_keys, int8(timeline_version_id), int8(versions))
+
+    def _stored(self, statement: Statement, keys: Sequence[bytes], *others: bytes) -> list[StoredRow]:
+        if not keys:
+            return []
+        rows = self._wire.run(statement, (bytea_array(keys), *others))
+        return [
+            StoredRow._make(
+                value if column in (0, 5) else number(value)
+                for column, value in enumerate(rows.get_value(row, column) or b"" for column in range(6))
+            )
+            for row in range(rows.ntuples)
+        ]
+
+    def remove_rows(self, timeline_version_id: int, rows: Sequence[StoredRow]) -> int:
+        if not rows:
+            return 0
+        keys, levels, starts, numbers, _, payloads = zip(*rows, strict=True)
+        done = self._wire.run(
+            _REMOVE_ROWS,
+            (
+                int8(timeline_version_id),
+                bytea_array(keys),
+                *map(int8_array, (levels, starts, numbers)),
+                bytea_array(payloads),
+            ),
+        )
+        return done.command_tuples or 0
 
     # Its connection
 
@@ -356,6 +424,30 @@ class Postgres(Database):
         except psycopg.errors.LockNotAvailable as error:
             raise BusyError from error
         return True
+
+    def give_back(self, *, whole: bool) -> bool:
+        """VACUUM: what was removed makes room for what comes, and others go on. ``whole``: one partition
+        after another is written anew, and who needs it waits."""
+        session = self.session(writer=True)
+        try:
+            if not whole:
+                session.raw.execute("VACUUM (ANALYZE) segments", prepare=False)
+                return False
+            for (table,) in session.raw.execute(_PARTITIONS, prepare=False).fetchall():
+                session.raw.execute(f"VACUUM (FULL, ANALYZE) {table}", prepare=False)
+            return False
+        except psycopg.errors.LockNotAvailable as error:
+            raise BusyError from error
+        finally:
+            session.close()
+
+    def size_bytes(self) -> int:
+        session = self.session()
+        try:
+            found = session.raw.execute(_SIZE, prepare=False).fetchone()
+            return int(found[0]) if found else 0
+        finally:
+            session.close()
 
     def unavailable(self, error: Exception) -> StoreUnavailableError | None:
         if isinstance(error, BusyError):

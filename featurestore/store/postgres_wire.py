@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import psycopg
 from psycopg import pq
 
-INT8, BYTEA, BYTEA_ARRAY = 20, 17, 1001
+INT8, BYTEA, BYTEA_ARRAY, INT8_ARRAY = 20, 17, 1001, 1016
 """What PostgreSQL calls the types of parameters."""
 
 _OPEN = (pq.TransactionStatus.INTRANS, pq.TransactionStatus.INERROR)
@@ -74,7 +74,20 @@ def int8(value: int) -> bytes:
 
 def bytea_array(values: Sequence[bytes]) -> bytes:
     """One dimension, no nulls, counted from 1."""
-    parts = [struct.pack(">iiiii", 1, 0, BYTEA, len(values), 1)]
+    return _array(BYTEA, values)
+
+
+def int8_array(values: Sequence[int]) -> bytes:
+    return _array(INT8, [int8(value) for value in values])
+
+
+def _array(kind: int, values: Sequence[bytes]) -> bytes:
+    parts = [struct.pack(">iiiii", 1, 0, kind, len(values), 1)]
     for value in values:
         parts += (len(value).to_bytes(4, "big"), value)
     return b"".join(parts)
+
+
+def number(value: bytes | None) -> int:
+    """The other way: an int8 of a row."""
+    return int.from_bytes(value or b"", "big", signed=True)

@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from typing import TypeVarTuple
 
-from sqlalchemy import Row, Select, func, select
+from sqlalchemy import Row, Select, func, select, true
 
 from featurestore.store.database import Database, Latest, Session
 from featurestore.store.records import (
@@ -195,6 +195,40 @@ class Snapshot:
         query = select(c.entity_key, c.level, c.start, c.commit_number, c.versions, c.payload)
         of_these = query.where(c.timeline_version_id == timeline_version_id, c.entity_key.in_(entity_keys))
         return [StoredRow(*row) for row in self._rows(of_these.order_by(c.entity_key))]
+
+    def fragments(
+        self, timeline_version_id: int, *, rows: int, after: bytes | None = None, limit: int
+    ) -> list[tuple[bytes, int]]:
+        """The next entities, in key order and the empty key too, that lie in at least ``rows`` stored rows,
+        and in how many."""
+        c = segments.c
+        query = (
+            select(c.entity_key, func.count())
+            .where(c.timeline_version_id == timeline_version_id)
+            .where(true() if after is None else c.entity_key > after)
+            .group_by(c.entity_key)
+            .having(func.count() >= rows)
+            .order_by(c.entity_key)
+            .limit(limit)
+        )
+        return [(key, n) for key, n in self._rows(query)]
+
+    def row_count(self, timeline_version_id: int) -> int:
+        """In how many rows a timeline version lies."""
+        query = select(func.count()).where(segments.c.timeline_version_id == timeline_version_id)
+        return int(self._rows(query)[0][0])
+
+    def row_sizes(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        """(entity key, versions) of each stored row of some entities, each named once."""
+        with self._database.errors():
+            return self._session.row_sizes(timeline_version_id, entity_keys)
+
+    def rows_below(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], versions: int
+    ) -> list[StoredRow]:
+        """The stored rows of some entities, each named once, that have fewer ``versions`` than that."""
+        with self._database.errors():
+            return self._session.rows_below(timeline_version_id, entity_keys, versions)
 
     def rows_in(self, timeline_version_id: int, entity_key: bytes) -> list[bytes]:
         """The keys of the rows that have been in an entity's timeline. Walks over the whole index."""

@@ -24,6 +24,9 @@ PAGE_BYTES = 16384
 # SQLite's own ceiling for memory-mapped reads, 2 GiB; beyond it pages are read as usual.
 MMAP_BYTES = 0x7FFF0000
 WRITE_CACHE_KIB = 65536
+# 8 MB that move from the file's end to its gaps.
+PAGES_A_STEP = 500
+INCREMENTAL = 2
 
 _LATEST = "SELECT number, last_arrival, registry_commit FROM commits ORDER BY number DESC LIMIT 1"
 _COMMIT = (
@@ -59,6 +62,17 @@ _SEGMENTS = _by_keys(
 _NEWER = _by_keys(
     "SELECT entity_key, level, start, commit_number, versions, payload FROM segments "
     "WHERE timeline_version_id = ? AND commit_number > ? AND entity_key IN ({}) ORDER BY entity_key"
+)
+_ROW_SIZES = _by_keys(
+    "SELECT entity_key, versions FROM segments WHERE timeline_version_id = ? AND entity_key IN ({})"
+)
+_ROWS_BELOW = _by_keys(
+    "SELECT entity_key, level, start, commit_number, versions, payload FROM segments "
+    "WHERE timeline_version_id = ? AND versions < ? AND entity_key IN ({})"
+)
+_REMOVE_ROW = (
+    "DELETE FROM segments WHERE timeline_version_id = ? AND entity_key = ? AND level = ? AND start = ? "
+    "AND commit_number = ? AND versions = ? AND payload = ?"
 )
 _IDENTITIES = _by_keys(
     "SELECT row_key, entity_key FROM identities WHERE timeline_version_id = ? AND row_key IN ({}) "
@@ -102,8 +116,10 @@ class SqliteSession(Session):
             # Waiting for the write lock is done by Turn, fairly; SQLite's own waiting is not.
             raw.execute("PRAGMA busy_timeout=0")
             if first:
-                # Both last as long as the file: its page size (if it is empty yet) and its write-ahead log.
+                # They last as long as the file: its page size and how it gives pages back (if it is empty
+                # yet), and its write-ahead log.
                 raw.execute(f"PRAGMA page_size={PAGE_BYTES}")
+                raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
                 raw.execute("PRAGMA journal_mode=WAL")
             raw.execute("BEGIN IMMEDIATE")
         except sqlite3.OperationalError as error:
@@ -173,6 +189,25 @@ class SqliteSession(Session):
             ),
         )
 
+    def row_sizes(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> list[tuple[bytes, int]]:
+        found: list[tuple[bytes, int]] = []
+        for some in _portions(entity_keys):
+            found += self.raw.execute(_ROW_SIZES[len(some)], (timeline_version_id, *some))
+        return found
+
+    def rows_below(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], versions: int
+    ) -> list[StoredRow]:
+        found: list[StoredRow] = []
+        for some in _portions(entity_keys):
+            rows = self.raw.execute(_ROWS_BELOW[len(some)], (timeline_version_id, versions, *some))
+            found.extend(map(StoredRow._make, rows))
+        return found
+
+    def remove_rows(self, timeline_version_id: int, rows: Sequence[StoredRow]) -> int:
+        named = ((timeline_version_id, *row) for row in rows)
+        return self.raw.executemany(_REMOVE_ROW, named).rowcount if rows else 0
+
     def add_identities(self, timeline_version_id: int, pairs: Iterable[tuple[bytes, bytes]]) -> None:
         self.raw.executemany(_ADD_IDENTITIES, ((timeline_version_id, row, entity) for row, entity in pairs))
 
@@ -240,6 +275,39 @@ class Sqlite(Database):
                 raise BusyError from error
             raise
         return not busy
+
+    def give_back(self, *, whole: bool) -> bool:
+        """Pages at the file's end move into its gaps, and the file ends earlier."""
+        session = self.session(writer=True)
+        try:
+            with self.turn.taken(lambda: self._shrink(session.raw, whole), timeout_s=self.busy_timeout_s):
+                (free,) = session.raw.execute("PRAGMA freelist_count").fetchone()
+                return bool(free) and self._gives_back_in_steps(session.raw)
+        finally:
+            session.close()
+
+    def _shrink(self, raw: sqlite3.Connection, whole: bool) -> None:
+        try:
+            raw.execute("PRAGMA busy_timeout=0")
+            if whole:
+                # A file of an older release learns by this how to give back in steps.
+                raw.execute("PRAGMA auto_vacuum=INCREMENTAL")
+                raw.execute("VACUUM")
+            elif self._gives_back_in_steps(raw):
+                # Not ``execute``, which would stop after one page: a row without columns is its last.
+                raw.executescript(f"PRAGMA incremental_vacuum({PAGES_A_STEP})")
+        except sqlite3.OperationalError as error:
+            if "locked" in str(error):
+                raise BusyError from error
+            raise
+
+    @staticmethod
+    def _gives_back_in_steps(raw: sqlite3.Connection) -> bool:
+        return bool(raw.execute("PRAGMA auto_vacuum").fetchone()[0] == INCREMENTAL)
+
+    def size_bytes(self) -> int:
+        files = (self.path, self.path.with_name(f"{self.path.name}-wal"))
+        return sum(file.stat().st_size for file in files if file.exists())
 
     def unavailable(self, error: Exception) -> StoreUnavailableError | None:
         if isinstance(error, BusyError):

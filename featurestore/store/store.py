@@ -191,6 +191,17 @@ class Store:
                 commit.add_meta(OVERWRITES, "since it was written anew")
         return done
 
+    def give_back(self, *, whole: bool = False) -> bool:
+        """Give back some of the space that nothing uses any more, in a short step; whether there is more to
+        give. ``whole``: all of it at once, while others wait."""
+        with self._database.errors():
+            return self._database.give_back(whole=whole)
+
+    def size_bytes(self) -> int:
+        """What the store takes on the disk."""
+        with self._database.errors():
+            return self._database.size_bytes()
+
     def store_id(self) -> str:
         """The store's own name for itself, made with it; manifests carry it."""
         with self.snapshot() as snapshot:
