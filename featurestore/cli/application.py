@@ -57,6 +57,7 @@ app.command(short_help="Fetch features, or explain their values.")(online.get)
 app.command(short_help="Erase an entity for good.")(forget.forget)
 app.command(short_help="Print how features are computed.")(definitions.explain)
 app.add_typer(store.versions, name="versions")
+app.command(short_help="Fold small rows and give space back.")(store.compact)
 app.command(short_help="Bring the store to this release's schema.")(store.migrate)
 
 

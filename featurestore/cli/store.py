@@ -1,4 +1,4 @@
-"""``versions`` and ``migrate``: what the store keeps, and the schema it keeps it in."""
+"""``versions``, ``compact`` and ``migrate``: what the store keeps, how it lies there, and its schema."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from featurestore.cli.output import say, write_columns, write_json, write_report
+from featurestore.cli.output import Progress, say, write_columns, write_json, write_report
 from featurestore.cli.usage import AsJson
 
 View = Annotated[str, typer.Argument(metavar="VIEW")]
@@ -64,6 +64,40 @@ def drop(view: View, version: Version, as_json: AsJson = False) -> None:
     with FeatureStore(".") as store:
         store.drop_version(view, version)
     _done("dropped", view=view, version=version, as_json=as_json)
+
+
+def compact(
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full", help="Write the store anew, as small as it can be; requests and writers wait for it."
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Fold the small rows that pushes and streams have left, and give space back. No answer changes.
+
+    Each commit of a stream and each push leaves a small row for each entity that it concerns. Reading an
+    entity gets slower by them, and the store larger. Folding makes of an entity's many rows a few, in commits
+    of some 50 ms, while requests are answered and streams, pushes and backfills go on. Stream workers do it
+    all the time ([streaming] compact); run this where nothing streams, by night, say.
+
+    SQLite's file gets shorter by it. In PostgreSQL the room is used again by what comes; --full gives it back
+    to the system, and each part of the store waits while it is written anew. A SQLite file that an older
+    release made gets shorter only by --full, the first time.
+
+    Killed or interrupted, it has done what it has done; run it again at any time.
+
+    
+    Example:
+      featurestore compact
+      featurestore compact --full --json
+    """
+    from featurestore import FeatureStore
+
+    with FeatureStore(".") as store, Progress() as progress:
+        report = store.compact(full=full, progress=progress)
+    write_report(report, as_json=as_json)
 
 
 def migrate(as_json: AsJson = False) -> None:

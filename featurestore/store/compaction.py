@@ -127,8 +127,8 @@ class Compactor:
         pages. As many at a time as a commit has time for, with the rows that they lie in."""
         after: bytes | None = None
         while True:
-            look = partial(Snapshot.fragments, rows=least, after=after, limit=LISTED)
-            found = self._store.read(lambda snapshot, look=look: look(snapshot, timeline.id))
+            look = partial(_fragments, timeline_version_id=timeline.id, least=least, after=after)
+            found = self._store.read(look)
             keys: list[bytes] = []
             rows = 0
             for key, count in found:
@@ -190,6 +190,12 @@ class Compactor:
         factor = min(2.0, max(0.25, COMMIT_S / max(took_s, 1e-4)))
         self._chunk_rows = int(min(MOST_ROWS, max(LEAST_ROWS, len(rows) * factor)))
         self._ended = not self._rest(took_s)
+
+
+def _fragments(
+    snapshot: Snapshot, *, timeline_version_id: int, least: int, after: bytes | None
+) -> list[tuple[bytes, int]]:
+    return snapshot.fragments(timeline_version_id, rows=least, after=after, limit=LISTED)
 
 
 def _portions(entities: Iterable[list[StoredRow]], most_rows: int) -> Iterator[list[StoredRow]]:

@@ -31,7 +31,14 @@ from featurestore.store.forgotten import (
     with_known_hashes,
     without_content,
 )
-from featurestore.store.payload import decode_arrivals, encode_arrivals, encode_runs, reader
+from featurestore.store.payload import (
+    decode_arrivals,
+    encode_arrivals,
+    encode_runs,
+    entry_commits,
+    is_folded,
+    reader,
+)
 from featurestore.store.placement import runs
 from featurestore.store.reach import own_keys
 from featurestore.store.records import DELTA_LEVEL, SegmentRow, StoredRow, TimelineVersion
@@ -183,7 +190,9 @@ class TimelineEraser:
             there = snapshot.stored_rows(self._timeline.id, keys)
         if not there:
             return None
-        table, counts = self._reader.read([row.payload for row in there])
+        payloads = [row.payload for row in there]
+        table, counts = self._reader.read(payloads)
+        entered = entry_commits(payloads, counts, np.array([row.commit_number for row in there], np.int64))
         number = {key: i for i, key in enumerate(keys)}
         owner = np.repeat(np.array([number[row.entity_key] for row in there], np.int64), counts)
         columns = key_columns(self._timeline, self._gone.columns, keys, owner, table)
@@ -198,7 +207,7 @@ class TimelineEraser:
         offsets = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
         chosen = np.flatnonzero(np.diff(np.concatenate([[0], np.cumsum(touched)])[offsets]))
         pairs = [
-            (there[i], self._segment(there[i], table, int(offsets[i]), int(offsets[i + 1]), gone, marked))
+            (there[i], self._segment(there[i], table, entered, offsets[i : i + 2].tolist(), gone, marked))
             for i in chosen.tolist()
         ]
         row_keys: list[bytes] = []
@@ -216,17 +225,26 @@ class TimelineEraser:
         return write
 
     def _segment(
-        self, before: StoredRow, table: pa.Table, first: int, end: int, gone: Bools, marked: Bools
+        self,
+        before: StoredRow,
+        table: pa.Table,
+        entered: I64,
+        span: Sequence[int],
+        gone: Bools,
+        marked: Bools,
     ) -> SegmentRow | None:
-        part = table.slice(first, end - first)
+        first, end = span
+        part, stays = table.slice(first, end - first), ~gone[first:end]
         if self._changes is not None:
             part = markers(part, self._changes, marked[first:end])
-        part = part.filter(pa.array(~gone[first:end]))
+        part = part.filter(pa.array(stays))
         if not part.num_rows:
             return None
         by = self._changes.changed_at if self._changes is not None else Layout.of(self._timeline).event_time
         start = int(instants(single(part, by), null=NEVER).min())
-        payload = encode_runs(part, np.array([0, part.num_rows], np.int64))[0]
+        # The commits at which the others entered stay what they are.
+        commits = entered[first:end][stays] if is_folded(before.payload) else None
+        (payload,) = encode_runs(part, np.array([0, part.num_rows], np.int64), commits)
         return SegmentRow(before.entity_key, before.level, start, part.num_rows, payload)
 
     def _nameless(self) -> Callable[[Commit], dict[str, int]] | None:

@@ -47,9 +47,7 @@ def encode_versions(versions: pa.Table | pa.RecordBatch) -> bytes:
     return encode_runs(versions, np.array([0, versions.num_rows], np.int64))[0]
 
 
-def encode_runs(
-    versions: pa.Table | pa.RecordBatch, bounds: I64, entered: I64 | None = None
-) -> list[bytes]:
+def encode_runs(versions: pa.Table | pa.RecordBatch, bounds: I64, entered: I64 | None = None) -> list[bytes]:
     """A payload for each run ``versions[bounds[i] : bounds[i + 1]]``.
 
     ``bounds`` is int64, ascending, from 0 to the number of rows. Columns have canonical types (``dtypes``) or
@@ -113,6 +111,11 @@ class PayloadReader:
 def _joined(payloads: Sequence[bytes]) -> tuple[U8, I64]:
     lengths = np.array([len(payload) for payload in payloads], np.int64)
     return np.frombuffer(b"".join([*payloads, packing.PADDING]), np.uint8), lengths
+
+
+def is_folded(payload: bytes) -> bool:
+    """Whether a payload says itself when its versions entered the store."""
+    return payload[1] == packing.FOLDED >> 8
 
 
 def entry_commits(payloads: Sequence[bytes], rows: I64, commits: I64) -> I64:
