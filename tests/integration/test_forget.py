@@ -29,6 +29,7 @@ from featurestore.errors import ManifestError, RequestError
 from featurestore.store import erasing, forget
 from featurestore.store.forgotten import digest
 from featurestore.testing.reference import Row
+from tests.integration.compaction_project import held
 from tests.integration.forget_project import AS_OF, BEGIN_US, CARDS, DAY_US, Project, generated
 
 GONE = CARDS[0]
@@ -125,6 +126,27 @@ def test_a_backfill_does_not_bring_it_back(project: Project, store: FeatureStore
     assert report.counts["delivered"] == sum(n for kind, n in report.counts.items() if kind != "delivered")
     assert project.mismatches(store, of_card(GONE)) == []
     assert project.bytes_of(GONE)[GONE] == 0
+
+
+def test_folded_rows_are_erased_too_and_the_others_keep_when_they_entered(
+    project: Project, store: FeatureStore
+):
+    for name, rows in others(7, rows=40).items():
+        for part in range(4):
+            project.push(store, name, rows[part::4])
+    assert store.compact(full=True).commits
+    assert project.mismatches(store) == []
+    before = held(store.store)
+    # A row of a table may be erased in another entity's timeline: its merchant's, say.
+    store.forget({"card_id": GONE})
+    assert project.mismatches(store, of_card(GONE)) == []
+    assert project.bytes_of(GONE)[GONE] == 0
+    after = held(store.store)
+    assert len(after) < len(before)
+    entered = {(timeline, owner, commit) for timeline, owner, commit, *_ in before}
+    assert {(timeline, owner, commit) for timeline, owner, commit, *_ in after if owner} <= entered
+    store.compact(full=True)
+    assert held(store.store) == after
 
 
 def test_a_push_of_it_is_counted_and_nothing_is_kept(project: Project, store: FeatureStore):

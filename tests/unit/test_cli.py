@@ -34,6 +34,7 @@ COMMANDS = [
     "serve",
     "get",
     "explain",
+    "compact",
     "migrate",
 ]
 # What makes a start slow. How slow it is, the benchmark startup says.
