@@ -51,7 +51,7 @@ LOCK := uv pip compile pyproject.toml --quiet --universal --python-version 3.11 
 
 lock:
 	$(LOCK) --upgrade --all-extras --output-file requirements.lock
-	$(LOCK) --extra postgres --extra streaming --constraint requirements.lock --output-file requirements-serve.lock
+	$(LOCK) --extra postgres --extra streaming --extra avro --constraint requirements.lock --output-file requirements-serve.lock
 
 clean:
 	rm -rf .venv build dist .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis

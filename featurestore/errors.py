@@ -18,7 +18,8 @@ FeatureStoreError                 what all of them are
     ├── BackfillError             a backfill that can't go on
     └── StreamError               a topic, or a position in it, that a worker can't go on from
         ├── FencedError           a worker whose partition was given to another
-        └── StalePositionError    a batch that doesn't begin where the store stands
+        ├── StalePositionError    a batch that doesn't begin where the store stands
+        └── SchemasUnavailableError  a schema registry that doesn't answer now
 
 The first line names the thing and the fact; ``hint`` tells the way out.
 """
@@ -127,6 +128,10 @@ class FencedError(StreamError):
 
 class StalePositionError(StreamError):
     """A batch that doesn't begin where the store stands: nothing of it was written."""
+
+
+class SchemasUnavailableError(StreamError):
+    """Messages whose schemas can't be had now: nothing was read of them, and the same may be tried again."""
 
 
 def suggestion(name: str, known: Iterable[str], *, what: str = "names") -> str:

@@ -109,6 +109,13 @@ class StreamingSettings(BaseModel):
         45.0, gt=0, description="a worker that is silent for so long loses its partitions"
     )
     max_value_bytes: int = Field(1_000_000, ge=1, description="longer values are dead letters")
+    schema_registry: str | None = Field(
+        None,
+        pattern=r"^https?://[^/?#@\s]+(/[^?#\s]*)?$",
+        description="the URL of the registry of Avro's schemas",
+    )
+    schema_registry_user: str | None = Field(None, min_length=1, description="whom the registry knows us as")
+    schema_registry_password: SecretStr | None = Field(None, description="the password of that user")
     metrics_host: str = Field("127.0.0.1", min_length=1, description="the address of /metrics")
     metrics_port: int | None = Field(
         None, ge=1, le=65535, description="/metrics of the first worker; the others count up from it"

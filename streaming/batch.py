@@ -21,7 +21,7 @@ from featurestore.store.dead_letters import DeadLetter
 from featurestore.store.positions import Slice
 from featurestore.store.stream import StreamBatch, without_forgotten
 from streaming.assignment import Partition
-from streaming.codec import codec_of
+from streaming.codec import Codec
 from streaming.processor import Decoded, decode
 
 
@@ -41,19 +41,19 @@ def batch_of(
     plan: SourcePlan,
     timelines: frozenset[int],
     runs: Sequence[Run],
+    codec: Codec,
     *,
     catching_up: bool,
     max_value_bytes: int,
 ) -> StreamBatch:
     """The rows of a source, for ``timelines``, with what could not be read and what is no row."""
-    assert plan.topic is not None
     slice_of = np.repeat(np.arange(len(runs)), [len(run.records) for run in runs])
     slices = [
         Slice(run.partition.topic, run.partition.number, run.epoch, run.first, run.next, run.end)
         for run in runs
     ]
     records = [record for run in runs for record in run.records]
-    decoded = decode(records, plan, codec_of(plan.topic), max_value_bytes=max_value_bytes)
+    decoded = decode(records, plan, codec, max_value_bytes=max_value_bytes)
     return StreamBatch(
         plan,
         timelines,

@@ -28,7 +28,7 @@ from featurestore.store.dead_letters import DeadLetter, mark_published, read_dea
 from featurestore.store.ingest import registry_of
 from featurestore.store.stream import commit_letters, without_forgotten
 from streaming.assignment import streamed_sources
-from streaming.codec import codec_of
+from streaming.codec import Codecs
 from streaming.processor import decode
 from streaming.settings import client_options
 
@@ -154,6 +154,7 @@ def retry(
     archive where the source has one, and is a dead letter no more."""
     with store.snapshot() as snapshot:
         sources = streamed_sources(registry_of(store, snapshot))
+    codecs = Codecs(settings)
     counts: dict[str, int] = {}
     still_dead: list[DeadLetter] = []
     for name in dict.fromkeys(one.source for one in letters):
@@ -162,12 +163,11 @@ def retry(
             still_dead += [one._replace(reason="its source is not applied with a topic") for one in mine]
             continue
         plan = sources[name].plan
-        assert plan.topic is not None
         messages = [
             _Message(one.key, one.value, -1 if one.timestamp_us is None else one.timestamp_us // 1_000)
             for one in mine
         ]
-        decoded = decode(messages, plan, codec_of(plan.topic), max_value_bytes=settings.max_value_bytes)
+        decoded = decode(messages, plan, codecs.of(plan), max_value_bytes=settings.max_value_bytes)
         still_dead += [mine[number]._replace(reason=reason) for number, reason in decoded.dead.items()]
         path = archive_path(plan)
         if path is not None and archived(plan, root).log is not None:

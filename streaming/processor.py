@@ -138,32 +138,18 @@ def _held(
         if enveloped:
             found = delivered(text)
             if found.envelope is not None and found.envelope.key is msgspec.UNSET:
-                found.envelope.key = _key(message.key)
+                key = None if message.key is None else codec.key(message.key)
+                found.envelope.key = msgspec.UNSET if key is None else msgspec.Raw(key)
             return None if found.envelope is None else found
-        if plan.topic is not None and plan.topic.format == "debezium":
+        if plan.topic is not None and plan.topic.enveloped:
             return _event_of_envelope(delivered(text))
         row: Row | None = _ROW.decode(text)
         if row is not None and row.keys() == _WRAPPED:
             row = _ROW.decode(bytes(row["payload"]))
         return row
     except (msgspec.DecodeError, RecursionError) as error:
-        what = "Debezium envelope" if enveloped else "JSON object"
+        what = "Debezium envelope" if enveloped else codec.what
         raise UndecodableError(f"no {what}: {error}") from None
-
-
-def _key(key: bytes | None) -> msgspec.Raw | msgspec.UnsetType:
-    """A record's key as JSON: it is, or its text is one value."""
-    if key is None:
-        return msgspec.UNSET
-    try:
-        msgspec.json.decode(key)
-        return msgspec.Raw(key)
-    except (msgspec.DecodeError, RecursionError):
-        pass
-    try:
-        return msgspec.Raw(msgspec.json.encode(key.decode("utf-8")))
-    except UnicodeDecodeError:
-        return msgspec.UNSET
 
 
 def _event_of_envelope(message: Delivered) -> Row | None:

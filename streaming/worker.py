@@ -25,7 +25,13 @@ from kafka.errors import (
 from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
-from featurestore.errors import FencedError, StalePositionError, StoreUnavailableError, StreamError
+from featurestore.errors import (
+    FencedError,
+    SchemasUnavailableError,
+    StalePositionError,
+    StoreUnavailableError,
+    StreamError,
+)
 from featurestore.log.archive import archive_path, archived_from
 from featurestore.settings import StreamingSettings
 from featurestore.store import Store, TimelineVersion
@@ -35,6 +41,7 @@ from featurestore.store.positions import Span, read_positions, taken_partitions
 from featurestore.store.stream import commit_batch
 from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
 from streaming.batch import Run, archive, batch_of, latest_event
+from streaming.codec import Codecs
 from streaming.dead_letter import Publisher
 from streaming.group import Listener, member, partition_of
 from streaming.metrics import Metrics
@@ -83,6 +90,7 @@ class Worker:
         self._patience: Callable[[], bool] | None = None
         self._astray = False
         self._reader: Any = None
+        self._codecs = Codecs(settings)
         self._publisher = Publisher(store, settings)
         self._next_switch_s = 0.0
         self._claim_s: float | None = None
@@ -96,6 +104,8 @@ class Worker:
                 "no applied source has a topic",
                 hint='declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"',
             )
+        for source in self._sources.values():
+            self._codecs.of(source.plan)  # what is missing is said before anything is read
         try:
             self._consumer = member(member_options(self._settings, self._options))
         except KafkaError as error:
@@ -120,13 +130,13 @@ class Worker:
         return self.report
 
     def _step_or_wait(self, step: Callable[[], bool]) -> bool:
-        """Whether a step was the last; where the brokers or the store are away, a moment's rest."""
+        """Whether a step was the last; where brokers, schemas or the store are away, a moment's rest."""
         try:
             if self._astray:
                 self._stand_as_stored()
             last = step()
-        except RetriableError as error:
-            logger.warning("the brokers don't answer, trying again: %s", error)
+        except (RetriableError, SchemasUnavailableError) as error:
+            logger.warning("%s, trying again", getattr(error, "fact", f"the brokers don't answer: {error}"))
             # What the client had handed out, or was about to, is read again.
             self._seek(self._held)
             self.stop.wait(AWAY_S)
@@ -383,8 +393,9 @@ class Worker:
             for one, first, next_offset, records in read
         ]
         batch = batch_of(
-            plan, timelines, runs, catching_up=catching_up, max_value_bytes=self._settings.max_value_bytes
-        )
+            plan, timelines, runs, self._codecs.of(plan),
+            catching_up=catching_up, max_value_bytes=self._settings.max_value_bytes,
+        )  # fmt: skip
         path = archive_path(plan)
         if self._options.archive and path is not None:
             # On the disk before the positions go past it.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 TIME_UNITS = ("s", "ms", "us", "ns")
 
 
-TOPIC_FORMATS = ("json", "debezium")
+TOPIC_FORMATS = ("json", "debezium", "avro", "debezium-avro")
 
 
 @dataclass(frozen=True)
@@ -29,9 +29,11 @@ class KafkaTopic:
 
     ``format``: ``"json"``, a value is one JSON object, the row (of a table source with ``format="debezium"``,
     the envelope); ``"debezium"``, of an event source, an envelope whose ``after`` is the event. Either may
-    lie in ``payload`` beside a ``schema``. ``timestamp_column``: the declared column that is the record's
-    timestamp, whatever the value says; for example that of ``available_at``. ``dead_letters``: the topic that
-    what can't be read is copied to, by default the topic's name and ``.dead-letters``. ``archive``: where
+    lie in ``payload`` beside a ``schema``. ``"avro"`` and ``"debezium-avro"`` are the same in Avro, each
+    value behind the id of its schema in the registry that the settings name. ``timestamp_column``: the
+    declared column that is the record's timestamp, whatever the value says; for example that of
+    ``available_at``. ``dead_letters``: the topic that what can't be read is copied to, by default the topic's
+    name and ``.dead-letters``. ``archive``: where
     ``featurestore stream --archive`` writes what it reads, a directory below the project's; by default
     ``.featurestore/archive/`` and the source's name.
     """
@@ -66,6 +68,16 @@ class KafkaTopic:
     @property
     def dead_letter_topic(self) -> str:
         return self.dead_letters or f"{self.name}.dead-letters"
+
+    @property
+    def encoding(self) -> str:
+        """What its values are encoded in: ``"json"`` or ``"avro"``."""
+        return "avro" if self.format.endswith("avro") else "json"
+
+    @property
+    def enveloped(self) -> bool:
+        """Whether an event source's values are envelopes; a table source says that itself."""
+        return self.format.startswith("debezium")
 
     @property
     def meaning(self) -> tuple[str, ...]:

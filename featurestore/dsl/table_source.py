@@ -107,10 +107,11 @@ class TableSource:
                 f'{label}: format "{self.format}" can\'t be streamed',
                 hint=f"a topic carries {' or '.join(STREAMED_FORMATS)}",
             )
-        if self.topic is not None and self.topic.format != "json":
+        if self.topic is not None and self.topic.enveloped:
             raise DefinitionError(
                 f'{label}: its topic has format "{self.topic.format}"',
-                hint='a table source says its format itself: format="debezium", topic=KafkaTopic("name")',
+                hint='a table source says its format itself: format="debezium", topic=KafkaTopic("name"), '
+                'in Avro KafkaTopic("name", format="avro")',
             )
         for value, meaning in (self.operations or {}).items():
             if meaning not in ("r", "c", "u", "d", "t", "m"):
