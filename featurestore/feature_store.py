@@ -422,7 +422,8 @@ class FeatureStore:
         if "store" in self.__dict__ and not migrate:
             return self.store
         self.close()
-        opened = Store.open(self._url(), migrate=migrate)
+        memory = self.settings.store.writer_memory_mb << 20
+        opened = Store.open(self._url(), migrate=migrate, writer_memory=memory)
         self.__dict__["store"] = opened
         return opened
 

@@ -31,6 +31,11 @@ class StoreSettings(BaseModel):
         description="a path, relative to the project, or a database URL",
         repr=False,
     )
+    writer_memory_mb: int = Field(
+        256,
+        ge=0,
+        description="what a writing process keeps of timelines, not to read them again; 0 = nothing",
+    )
 
     @property
     def shown(self) -> str:

@@ -10,13 +10,17 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.store.commit import Commit
 from featurestore.store.delivery import Delivery, facts_of
 from featurestore.store.novelty import Novelty, all_new, novelty
 from featurestore.store.payload import encode_runs, reader
 from featurestore.store.records import SegmentRow
+from featurestore.store.seen import Reader, Seen, Written
 from featurestore.store.snapshot import Snapshot
+
+I64 = NDArray[np.int64]
 
 Payloads = Mapping[bytes, Sequence[bytes]]
 
@@ -33,7 +37,7 @@ class Additions:
     novelty: Novelty
     commit_number: int
 
-    def still_hold(self, commit: Commit, timeline_version_id: int) -> Additions:
+    def still_hold(self, commit: Commit, timeline_version_id: int, seen: Seen | None = None) -> Additions:
         """These, or what they have to be by now: whatever changes what a timeline holds is a row of a newer
         commit."""
         if not self.delivery.layout.has_id:
@@ -41,9 +45,24 @@ class Additions:
         keys = entity_keys(self.delivery, self.first, self.end)
         if not commit.newer(timeline_version_id, keys, after=self.commit_number):
             return self
-        there = commit.read(timeline_version_id, keys)
         # What this commit itself writes is not there yet, and its number is free again if it fails.
-        return additions(self.delivery, self.first, self.end, self.level, there, commit.number - 1)
+        return _prepared(
+            self.delivery, self.first, self.end, self.level, timeline_version_id,
+            commit, commit.number - 1, seen,
+        )  # fmt: skip
+
+    def written(self, timeline_version_id: int) -> Written:
+        """What they have added, once the commit is kept."""
+        delivery = self.delivery
+        a, b = int(delivery.bounds[self.first]), int(delivery.bounds[self.end])
+        kept = self.novelty.kept
+        return Written(
+            timeline_version_id,
+            entity_keys(delivery, self.first, self.end),
+            _codes(delivery, self.first, self.end)[kept],
+            delivery.facts.slice(a, b).those(kept),
+            self.commit_number,
+        )
 
 
 def entity_keys(delivery: Delivery, first: int, end: int) -> list[bytes]:
@@ -54,24 +73,50 @@ def entity_keys(delivery: Delivery, first: int, end: int) -> list[bytes]:
 
 
 def prepare(
-    delivery: Delivery, first: int, end: int, level: int, timeline_version_id: int, snapshot: Snapshot
+    delivery: Delivery,
+    first: int,
+    end: int,
+    level: int,
+    timeline_version_id: int,
+    snapshot: Snapshot,
+    seen: Seen | None = None,
 ) -> Additions:
     """What the runs ``[first, end)`` add to what ``snapshot`` holds."""
-    there: Payloads = {}
-    if delivery.layout.has_id:
-        there = snapshot.read(timeline_version_id, entity_keys(delivery, first, end))
-    return additions(delivery, first, end, level, there, snapshot.commit_number)
+    at = snapshot.commit_number
+    return _prepared(delivery, first, end, level, timeline_version_id, snapshot, at, seen)
+
+
+def _prepared(
+    delivery: Delivery, first: int, end: int, level: int, timeline_version_id: int,
+    source: Reader, upto: int, seen: Seen | None,
+) -> Additions:  # fmt: skip
+    """What the runs add to what ``source`` shows, which stands at commit ``upto``."""
+    if not delivery.layout.has_id or first == end:
+        return additions(delivery, first, end, level, {}, upto)
+    keys = entity_keys(delivery, first, end)
+    if seen is not None:
+        a, b = int(delivery.bounds[first]), int(delivery.bounds[end])
+        facts, codes = delivery.facts.slice(a, b), _codes(delivery, first, end)
+        there = seen.existing(source, upto, timeline_version_id, delivery.layout, keys, codes, facts)
+        if there is not None:
+            return _additions(delivery, first, end, level, novelty(facts, codes, len(keys), *there), upto)
+    return additions(delivery, first, end, level, source.read(timeline_version_id, keys), upto)
 
 
 def additions(
     delivery: Delivery, first: int, end: int, level: int, there: Payloads, commit_number: int
 ) -> Additions:
     """What the runs ``[first, end)`` add to the payloads that are ``there`` at a commit."""
+    return _additions(delivery, first, end, level, _novelty(delivery, first, end, there), commit_number)
+
+
+def _additions(
+    delivery: Delivery, first: int, end: int, level: int, found: Novelty, commit_number: int
+) -> Additions:
     a, b = int(delivery.bounds[first]), int(delivery.bounds[end])
     table = delivery.table.slice(a, b - a)
     bounds = delivery.bounds[first : end + 1] - a
     entity = delivery.run_entity[first:end]
-    found = _novelty(delivery, a, b, bounds, entity, there)
     if delivery.forgotten is not None:
         found = found.without(delivery.forgotten[a:b])
     starts = delivery.event_time[a:b]
@@ -93,23 +138,27 @@ def additions(
     return Additions(delivery, first, end, level, rows, found, commit_number)
 
 
-def _novelty(
-    delivery: Delivery, a: int, b: int, bounds: np.ndarray, entity: np.ndarray, there: Payloads
-) -> Novelty:
+def _codes(delivery: Delivery, first: int, end: int) -> I64:
+    """int64[versions], the entity of each, counted from the first."""
+    entity = delivery.run_entity[first:end]
+    return np.repeat(entity - entity[:1], np.diff(delivery.bounds[first : end + 1]))
+
+
+def _novelty(delivery: Delivery, first: int, end: int, there: Payloads) -> Novelty:
+    a, b = int(delivery.bounds[first]), int(delivery.bounds[end])
     if not delivery.layout.has_id:
         return all_new(b - a)
-    if not len(entity):
+    if first == end:
         return all_new(0)
-    codes = np.repeat(entity - entity[0], np.diff(bounds))
-    entities = int(entity[-1] - entity[0]) + 1
+    keys, codes = entity_keys(delivery, first, end), _codes(delivery, first, end)
     facts = delivery.facts.slice(a, b)
     if not there:
-        return novelty(facts, codes, entities)
-    number = {delivery.keys[e]: e - int(entity[0]) for e in range(int(entity[0]), int(entity[-1]) + 1)}
+        return novelty(facts, codes, len(keys))
+    number = {key: n for n, key in enumerate(keys)}
     table, counts = reader(delivery.layout.stored).read(
         [one for payloads in there.values() for one in payloads]
     )
     owners = np.repeat([number[key] for key in there], [len(payloads) for payloads in there.values()])
     return novelty(
-        facts, codes, entities, facts_of(table, delivery.layout), np.repeat(owners, counts).astype(np.int64)
+        facts, codes, len(keys), facts_of(table, delivery.layout), np.repeat(owners, counts).astype(np.int64)
     )

@@ -75,6 +75,12 @@ class Commit:
         """The rows of some entities, each named once, that were written after a commit."""
         return self._session.newer(timeline_version_id, entity_keys, after=after)
 
+    def kinds(self, *, after: int) -> set[str]:
+        """What kinds of commits there are after another one, before this one."""
+        c = commits.c
+        query = select(c.kind).where(c.number > after, c.number < self.number).distinct()
+        return set(self._connection.execute(query).scalars())
+
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in, this commit's own included."""
         return self._session.identities(timeline_version_id, row_keys)

@@ -83,6 +83,9 @@ class Facts:
     def slice(self, first: int, end: int) -> Facts:
         return Facts(self.identity[first:end], self.hashes[first:end], self.available[first:end])
 
+    def those(self, which: NDArray[np.bool_]) -> Facts:
+        return Facts(self.identity[which], self.hashes[which], self.available[which])
+
 
 def facts_of(table: pa.Table, layout: Layout) -> Facts:
     """The facts of stored versions."""

@@ -37,6 +37,7 @@ from featurestore.store.placement import Placement, placement
 from featurestore.store.pushes import Push, all_or_none, joined, pushes_of
 from featurestore.store.records import DELTA_LEVEL, TimelineVersion
 from featurestore.store.registry import Registry, read_registry
+from featurestore.store.seen import Seen, seen_by
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
@@ -222,6 +223,7 @@ class _Prepared:
 
     timeline: TimelineVersion
     additions: Additions
+    seen: Seen | None
 
     def statuses(self, rows: int) -> tuple[NDArray[np.int8], NDArray[np.bool_]]:
         status = np.full(rows, KEYLESS, np.int8)
@@ -245,7 +247,8 @@ class _Prepared:
         commit.append(self.timeline.id, self.additions.rows)
 
     def again(self, commit: Commit) -> _Prepared:
-        return _Prepared(self.timeline, self.additions.still_hold(commit, self.timeline.id))
+        made = self.additions.still_hold(commit, self.timeline.id, self.seen)
+        return _Prepared(self.timeline, made, self.seen)
 
 
 @dataclass(frozen=True)
@@ -300,11 +303,11 @@ def _push(
     with store.snapshot() as snapshot:
         registry = registry_of(store, snapshot)
         taken = Taken.of(table, plan, registry)
-        prepared = prepared_parts(registry, plan, taken, snapshot)
-        seen = snapshot.commit_number
+        prepared = prepared_parts(registry, plan, taken, snapshot, seen=seen_by(store))
+        before = snapshot.commit_number
     for attempt in store.attempts("ingest", now_us=now_us, detail=plan.name):
         with attempt as commit:
-            if commit.number != seen + 1:
+            if commit.number != before + 1:
                 taken, prepared = parts_again(store, registry, plan, table, taken, prepared, commit)
             # The timelines of all entities hold the same changes.
             left = push
@@ -319,6 +322,7 @@ def _push(
             found["delivered"] = sum(found.values())
             commit.count(plan.name, PARTITION, found)
             number = commit.number
+    remember(store, number, prepared)
     counts.update(found)
     counts["unseen"] += max((one.unseen for one in prepared), default=0)
     conflicts += told
@@ -350,7 +354,7 @@ def parts_again(
         if snapshot.registry_commit != registry.commit_number:
             registry = registry_of(store, snapshot)
             taken = Taken.of(table, plan, registry)
-            return taken, prepared_parts(registry, plan, taken, snapshot, only)
+            return taken, prepared_parts(registry, plan, taken, snapshot, only, seen_by(store))
     return taken, [one.again(commit) for one in prepared]
 
 
@@ -360,6 +364,7 @@ def prepared_parts(
     taken: Taken,
     snapshot: Snapshot,
     only: Collection[int] | None = None,
+    seen: Seen | None = None,
 ) -> list[Part]:
     """What canonical rows add to each timeline version of their source, or to ``only`` some of them."""
     made: list[Part] = []
@@ -379,10 +384,17 @@ def prepared_parts(
             )
         elif timeline.source == plan.name:
             delivery = _delivery(table, hashes, plan, timeline)
-            made.append(
-                _Prepared(timeline, prepare(delivery, 0, delivery.runs, DELTA_LEVEL, timeline.id, snapshot))
-            )
+            new = prepare(delivery, 0, delivery.runs, DELTA_LEVEL, timeline.id, snapshot, seen)
+            made.append(_Prepared(timeline, new, seen))
     return made
+
+
+def remember(store: Store, number: int, parts: Sequence[Part]) -> None:
+    """After a commit of this process: what it wrote need not be read."""
+    seen = seen_by(store)
+    if seen is not None:
+        events = [one for one in parts if isinstance(one, _Prepared)]
+        seen.wrote(number, [one.additions.written(one.timeline.id) for one in events])
 
 
 def _delivery(

@@ -69,6 +69,12 @@ class Snapshot:
         with self._database.errors():
             return self._session.newer(timeline_version_id, entity_keys, after=after)
 
+    def kinds(self, *, after: int) -> set[str]:
+        """What kinds of commits there are after another one."""
+        return {
+            row[0] for row in self._rows(select(commits.c.kind).where(commits.c.number > after).distinct())
+        }
+
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         """Row key -> the entities whose timelines the row has been in; one of none is absent."""
         with self._database.errors():

@@ -32,21 +32,34 @@ IDLE_READERS = 32
 # Between attempts at a commit that the database has ended: longer each time, up to the longest.
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.5
 
+WRITER_MEMORY_BYTES = 256 << 20
+
 # In store_meta: since when every writer has overwritten what it removed.
 OVERWRITES = "overwrites_removed"
 
 
 class Store:
-    """Timelines, arrivals, the registry and the progress of backfills, in one database."""
+    """Timelines, arrivals, the registry and the progress of backfills, in one database. A process that writes
+    keeps up to ``writer_memory`` bytes of what it has seen (``store.seen``)."""
 
-    def __init__(self, database: Database, writer: Session) -> None:
+    def __init__(
+        self, database: Database, writer: Session, *, writer_memory: int = WRITER_MEMORY_BYTES
+    ) -> None:
         self._database = database
+        self.writer_memory = writer_memory
         self._writer = writer
         self._readers: deque[Session] = deque()
         self._closed = False
 
     @classmethod
-    def open(cls, url: str | Path, *, migrate: bool, busy_timeout_s: float = BUSY_TIMEOUT_S) -> Store:
+    def open(
+        cls,
+        url: str | Path,
+        *,
+        migrate: bool,
+        busy_timeout_s: float = BUSY_TIMEOUT_S,
+        writer_memory: int = WRITER_MEMORY_BYTES,
+    ) -> Store:
         """Open a store at a path, ``sqlite:///path`` or ``postgresql://...``; ``migrate`` makes it or brings
         it forward first.
 
@@ -56,7 +69,7 @@ class Store:
         database = _database(url, busy_timeout_s)
         database.prepare(make=migrate)
         with database.errors():
-            store = cls(database, database.session(writer=True))
+            store = cls(database, database.session(writer=True), writer_memory=writer_memory)
             try:
                 store._stand(migrate)
             except BaseException:

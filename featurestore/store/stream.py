@@ -18,10 +18,19 @@ from featurestore.kernel.versions import HASH_COLUMN
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store.commit import Commit
 from featurestore.store.dead_letters import DeadLetter, add_dead_letters, remove_dead_letter
-from featurestore.store.ingest import Part, Taken, parts_again, prepared_parts, registry_of, row_statuses
+from featurestore.store.ingest import (
+    Part,
+    Taken,
+    parts_again,
+    prepared_parts,
+    registry_of,
+    remember,
+    row_statuses,
+)
 from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, FORGOTTEN, KEYLESS
 from featurestore.store.positions import Slice, move
 from featurestore.store.registry import Registry
+from featurestore.store.seen import seen_by
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
@@ -72,7 +81,7 @@ def commit_batch(store: Store, batch: StreamBatch, now_us: int) -> StreamCommit:
     def prepare(snapshot: Snapshot) -> tuple[Registry, Taken, list[Part], int]:
         registry = registry_of(store, snapshot)
         taken = Taken.of(table, plan, registry)
-        parts = prepared_parts(registry, plan, taken, snapshot, batch.timelines)
+        parts = prepared_parts(registry, plan, taken, snapshot, batch.timelines, seen_by(store))
         return registry, taken, parts, snapshot.commit_number
 
     registry, taken, prepared, seen = store.read(prepare)
@@ -90,6 +99,7 @@ def commit_batch(store: Store, batch: StreamBatch, now_us: int) -> StreamCommit:
             counts = _counts(batch, _statuses(prepared, taken, table.num_rows))
             _count(commit, batch, counts)
             number = commit.number
+    remember(store, number, prepared)
     return StreamCommit(number, counts)
 
 
