@@ -17,6 +17,7 @@ FeatureStoreError                 what all of them are
     │   └── StoreInterruptedError the database ended a transaction: nothing was kept, it may be tried again
     ├── BackfillError             a backfill that can't go on
     └── StreamError               a topic, or a position in it, that a worker can't go on from
+        ├── BrokersAwayError      brokers that don't answer, or let nobody in
         ├── FencedError           a worker whose partition was given to another
         ├── StalePositionError    a batch that doesn't begin where the store stands
         └── SchemasUnavailableError  a schema registry that doesn't answer now
@@ -115,6 +116,10 @@ class BackfillError(StoreError):
 
 class StreamError(StoreError):
     """A stream that can't go on."""
+
+
+class BrokersAwayError(StreamError):
+    """Brokers that can't be used now."""
 
 
 class FencedError(StreamError):

@@ -24,13 +24,14 @@ from featurestore.log.archive import archive_path, archived, write_retried
 from featurestore.plan.nodes import SourcePlan
 from featurestore.settings import StreamingSettings
 from featurestore.store import Store
-from featurestore.store.dead_letters import DeadLetter, mark_published, read_dead_letters
+from featurestore.store.dead_letters import DeadLetter, read_dead_letters
 from featurestore.store.ingest import registry_of
 from featurestore.store.stream import commit_letters, without_forgotten
 from streaming.assignment import streamed_sources
 from streaming.codec import Codecs
 from streaming.processor import decode
 from streaming.settings import client_options
+from streaming.writer import Writer
 
 logger = logging.getLogger("featurestore.stream")
 
@@ -44,8 +45,9 @@ AGAIN_S = 5.0
 class Publisher:
     """Copies dead letters to their topics; what can't be sent now is sent later."""
 
-    def __init__(self, store: Store, settings: StreamingSettings) -> None:
+    def __init__(self, store: Store, settings: StreamingSettings, writer: Writer) -> None:
         self._store = store
+        self._writer = writer
         self._settings = settings
         self._producer: Any = None
         self._topics: set[str] = set()
@@ -74,9 +76,7 @@ class Publisher:
         if not letters:
             del self._due[plan.name]
             return
-        for attempt in self._store.attempts("dead letters", now_us=now_us, detail=plan.name):
-            with attempt as commit:
-                mark_published(commit, [one.letter_key for one in letters])
+        self._writer.mark_published(plan.name, [one.letter_key for one in letters], now_us)
         self._due[plan.name] = 0.0
 
     def close(self) -> None:

@@ -11,17 +11,22 @@ from dataclasses import dataclass
 
 from featurestore.settings import StreamingSettings
 
+# What a worker ends with where no other try will do: as sysexits.h has it for a configuration at fault.
+NEEDS_A_PERSON = 78
+
 
 @dataclass(frozen=True)
 class WorkerOptions:
     """One worker: its ``number`` among those of this host, and what it was asked to do. ``until_end``: stop
     at the ends that the topics had at the start; ``accept_gap``: go on where a stored position is no longer
-    in the topic."""
+    in the topic; ``wait``: for a source with a topic, and for its topic, instead of saying that it isn't
+    there."""
 
     number: int = 0
     until_end: bool = False
     archive: bool = False
     accept_gap: bool = False
+    wait: bool = False
 
 
 def worker_name(settings: StreamingSettings, options: WorkerOptions) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import (
     FencedInstanceIdError,
     KafkaError,
@@ -26,37 +26,41 @@ from kafka.structs import OffsetAndMetadata
 
 from featurestore import clock
 from featurestore.errors import (
+    BrokersAwayError,
     FencedError,
     SchemasUnavailableError,
     StalePositionError,
     StoreUnavailableError,
     StreamError,
 )
-from featurestore.log.archive import archive_path, archived_from
+from featurestore.log.archive import archive_path
 from featurestore.settings import StreamingSettings
-from featurestore.store import Store, TimelineVersion
-from featurestore.store.filling import finish
-from featurestore.store.ingest import registry_of
-from featurestore.store.positions import Span, read_positions, taken_partitions
-from featurestore.store.stream import commit_batch
-from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources, take
+from featurestore.store import Store
+from featurestore.store.positions import Span, taken_partitions
+from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources
 from streaming.batch import Run, archive, batch_of, latest_event
 from streaming.codec import Codecs
 from streaming.dead_letter import Publisher
 from streaming.group import Listener, member, partition_of
 from streaming.metrics import Metrics
+from streaming.reader import Reader
 from streaming.report import StreamReport
-from streaming.settings import WorkerOptions, member_options, reader_options, worker_name
+from streaming.settings import WorkerOptions, member_options, worker_name
+from streaming.switch import Switch
+from streaming.writer import StoreWriter, Writer
 
 logger = logging.getLogger("featurestore.stream")
 
-# Between two looks at whether a version that catches up may be served.
-SWITCH_PERIOD_S = 0.2
 # With nothing assigned for so long, a worker that reads to the end has nothing to read.
 UNASSIGNED_S = 10.0
 AWAY_S = 0.5
 # After its first partitions, a worker waits so long for others to take theirs.
 CLAIM_S = 5.0
+# Between two looks at whether what is waited for is there.
+WAIT_S = 2.0
+
+_DECLARE = 'declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"'
+_MAKE = "make it, or name another in the source's declaration"
 
 
 class Worker:
@@ -71,6 +75,7 @@ class Worker:
         *,
         metrics: Metrics | None = None,
         stop: Event | None = None,
+        writer: Writer | None = None,
         now: Callable[[], int] = clock.now,
     ) -> None:
         self._store = store
@@ -86,24 +91,23 @@ class Worker:
         self._ends: dict[Partition, int] = {}
         self._registry_commit, self._sources = read_sources(store)
         self._subscribed: set[str] = set()
+        self._waits_for: str | None = None
         # While the store is away: how long to wait on, and that what is held may not be where it stands.
         self._patience: Callable[[], bool] | None = None
         self._astray = False
-        self._reader: Any = None
+        self._reader = Reader(settings, self.stop)
         self._codecs = Codecs(settings)
-        self._publisher = Publisher(store, settings)
-        self._next_switch_s = 0.0
+        self._writer: Writer = StoreWriter(store) if writer is None else writer
+        self._publisher = Publisher(store, settings, self._writer)
+        self._switch = Switch(store, root, self._writer, self._partitions_of)
         self._claim_s: float | None = None
         self._claimed_until_s = 0.0
 
     def run(self) -> StreamReport:
         """Consume until ``stop`` is set, or the ends are reached where that was asked for."""
-        topics = sorted({source.topic for source in self._sources.values()})
-        if not topics:
-            raise StreamError(
-                "no applied source has a topic",
-                hint='declare one, topic=KafkaTopic("..."), and a view over it; run "featurestore apply"',
-            )
+        while not self._topics():
+            if not self._waited("no applied source has a topic", _DECLARE):
+                return self.report
         for source in self._sources.values():
             self._codecs.of(source.plan)  # what is missing is said before anything is read
         try:
@@ -112,9 +116,11 @@ class Worker:
             raise self._refused(error) from error
         self._listener = Listener(self._consumer)
         try:
-            self._check_topics(topics)
-            self._consumer.subscribe(topics, listener=self._listener)
-            self._subscribed = set(topics)
+            while missing := self._missing():
+                if not self._waited(self._no_topic(missing), _MAKE):
+                    return self.report
+            self._subscribed = self._topics()
+            self._consumer.subscribe(sorted(self._subscribed), listener=self._listener)
             self._assigned_s = time.monotonic()
             while not self.stop.is_set() and not self._step_or_wait(self._step):
                 pass
@@ -125,8 +131,7 @@ class Worker:
         finally:
             self._publisher.close()
             self._consumer.close(autocommit=False)
-            if self._reader is not None:
-                self._reader.close(autocommit=False)
+            self._reader.close()
         return self.report
 
     def _step_or_wait(self, step: Callable[[], bool]) -> bool:
@@ -161,8 +166,7 @@ class Worker:
 
     def _last_step(self) -> bool:
         self._publish()
-        self._next_switch_s = 0.0
-        self._serve_what_caught_up()
+        self.report.switched += self._switch.look(self._sources, self._now(), at_once=True)
         return True
 
     def _refused(self, error: KafkaError) -> StreamError:
@@ -172,7 +176,7 @@ class Worker:
                 f'another worker of group "{self._settings.group}" is called "{self._name}"',
                 hint="each host needs a name of its own: [streaming] instance",
             )
-        return StreamError(
+        return BrokersAwayError(
             f"the brokers at {brokers} can't be used: {error}",
             hint="look at the brokers, and at bootstrap_servers and client in [streaming]",
         )
@@ -181,21 +185,20 @@ class Worker:
         self._follow_registry()
         try:
             polled = self._consumer.poll(timeout_ms=self._timeout_ms())
-        except OffsetOutOfRangeError as error:
-            raise self._out_of_range(error) from error
-        self._follow_group()
-        try:
+            self._follow_group()
             self._consume({partition_of(one): records for one, records in polled.items()})
             self._catch_up()
+        except OffsetOutOfRangeError as error:
+            raise self._out_of_range(error) from error
         except FencedError as error:
             self._fenced(error)
         except StalePositionError as error:
             logger.warning("%s", error.fact)
             self._stand_again()
-        self._publish()
-        self._serve_what_caught_up()
         if self._metrics is not None:
             self._tell_where_it_stands()
+        self._publish()
+        self.report.switched += self._switch.look(self._sources, self._now())
         if self._claim_s is not None and time.monotonic() > self._claim_s:
             self._claim()
 
@@ -205,13 +208,25 @@ class Worker:
 
     # What this worker holds
 
-    def _check_topics(self, topics: Sequence[str]) -> None:
-        missing = sorted(set(topics) - set(self._consumer.topics()))
-        if missing:
-            raise StreamError(
-                f'there is no topic "{missing[0]}" on {self._settings.bootstrap_servers}',
-                hint="make it, or name another in the source's declaration",
-            )
+    def _topics(self) -> set[str]:
+        return {source.topic for source in self._sources.values()}
+
+    def _missing(self) -> list[str]:
+        return sorted(self._topics() - set(self._consumer.topics()))
+
+    def _no_topic(self, missing: Sequence[str]) -> str:
+        return f'there is no topic "{missing[0]}" on {self._settings.bootstrap_servers}'
+
+    def _waited(self, fact: str, way_out: str) -> bool:
+        """Wait a moment for what isn't there, and look at what is applied again; False when told to stop."""
+        if not self._options.wait:
+            raise StreamError(fact, hint=way_out)
+        if fact != self._waits_for:
+            logger.info("waiting: %s (%s)", fact, way_out)
+            self._waits_for = fact
+        self.stop.wait(WAIT_S)
+        self._registry_commit, self._sources = read_sources(self._store)
+        return not self.stop.is_set()
 
     def _follow_group(self) -> None:
         """Let go what was taken away; take over what was given."""
@@ -228,8 +243,7 @@ class Worker:
             logger.warning("the brokers don't say what %d partitions hold; asking again", len(new))
             return
         spans = {partition_of(one): Span(first[one], ends[one]) for one in new}
-        taken = take(
-            self._store,
+        taken = self._writer.take(
             self._sources.values(),
             spans,
             worker=self._name,
@@ -273,14 +287,16 @@ class Worker:
             waiting = [
                 source.topic
                 for name, source in self._sources.items()
-                if (self._consumer.partitions_for_topic(source.topic) or set())
-                - taken_partitions(snapshot, name, source.topic)
+                if self._partitions_of(source.topic) - taken_partitions(snapshot, name, source.topic)
             ]
         self._claim_s = math.inf
         if waiting:
             # The client has no public word for it.
             self._consumer._coordinator.request_rejoin()
         return bool(waiting)
+
+    def _partitions_of(self, topic: str) -> set[int]:
+        return set(self._consumer.partitions_for_topic(topic) or ())
 
     def _seek(self, held: Mapping[Partition, Held]) -> None:
         for one, standing in held.items():
@@ -295,9 +311,10 @@ class Worker:
         if changed:
             self._registry_commit, self._sources = read_sources(self._store)
             self._stand_again()
-        wanted = {source.topic for source in self._sources.values()}
+        wanted = self._topics()
         if wanted != self._subscribed:
-            self._check_topics(sorted(wanted))
+            if missing := self._missing():
+                raise StreamError(self._no_topic(missing), hint=_MAKE)
             self._consumer.subscribe(sorted(wanted), listener=self._listener)
             self._subscribed = wanted
 
@@ -402,7 +419,7 @@ class Worker:
             archive(self._store, self._root / path, batch, runs)
         now_us = self._now()
         began_s = time.perf_counter()
-        made = commit_batch(self._store, batch, now_us)
+        made = self._writer.commit(batch, now_us)
         if self._metrics is not None and not catching_up:
             stamps_ms = [record.timestamp for run in runs for record in run.records if record.timestamp >= 0]
             self._metrics.committed(
@@ -441,62 +458,9 @@ class Worker:
                 if source.topic != one.topic:
                     continue
                 for timeline, at in held.behind(source.timelines):
-                    self._read_on(source, one, timeline, at, held.front)
-
-    def _read_on(self, source: Streamed, one: Partition, timeline: int, at: int, front: int) -> None:
-        if self._reader is None:
-            self._reader = KafkaConsumer(group_id=None, **reader_options(self._settings))
-        tp = TopicPartition(*one)
-        self._reader.assign([tp])
-        self._reader.seek(tp, at)
-        near = front - at <= self._settings.batch_messages
-        while at < front and not self.stop.is_set():
-            try:
-                records = self._reader.poll(timeout_ms=1_000).get(tp, [])
-            except OffsetOutOfRangeError as error:
-                raise self._out_of_range(error) from error
-            records = [record for record in records if record.offset < front]
-            next_offset = min(front, self._reader.position(tp))
-            if next_offset == at:
-                continue
-            self._write(source, frozenset({timeline}), [(one, at, next_offset, records)], catching_up=True)
-            at = next_offset
-            if not near:
-                break
-
-    def _serve_what_caught_up(self) -> None:
-        moment_s = time.monotonic()
-        if moment_s < self._next_switch_s:
-            return
-        self._next_switch_s = moment_s + SWITCH_PERIOD_S
-        with self._store.snapshot() as snapshot:
-            registry = registry_of(self._store, snapshot)
-        for timeline in registry.timelines:
-            source = self._sources.get(timeline.source)
-            if timeline.state != "filling" or source is None:
-                continue
-            if source.plan.log is not None and timeline.filled_commit is None:
-                continue
-            if not self._may_be_whole(source, timeline):
-                continue
-            self.report.switched += finish(self._store, timeline, self._now, log_is_whole=False).switched
-
-    def _may_be_whole(self, source: Streamed, timeline: TimelineVersion) -> bool:
-        """Whether a timeline version has a position in every partition of its topic, and nothing of the
-        archive from before its first message is left to a backfill."""
-        partitions = self._consumer.partitions_for_topic(source.topic) or set()
-        with self._store.snapshot() as snapshot:
-            begun = {
-                one.partition: one.first_offset
-                for one in read_positions(snapshot, [timeline.id])
-                if one.topic == source.topic
-            }
-        if not partitions or not partitions <= begun.keys():
-            return False
-        if timeline.filled_commit is not None:
-            return True
-        older = archived_from(source.plan, self._root)
-        return all(older.get(number, first) >= first for number, first in begun.items())
+                    for first, next_offset, records in self._reader.below(one, at, held.front):
+                        read = [(one, first, next_offset, records)]
+                        self._write(source, frozenset({timeline}), read, catching_up=True)
 
     def _at_ends(self) -> bool:
         if not self._options.until_end:

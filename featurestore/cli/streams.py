@@ -6,12 +6,8 @@ An offset is Kafka's number of a message; a position is the offset of the next m
 from __future__ import annotations
 
 import importlib
-import json
-import os
-import signal
-import subprocess
-import sys
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -27,9 +23,6 @@ if TYPE_CHECKING:
 
     from featurestore import FeatureStore
     from featurestore.store.dead_letters import DeadLetter
-
-# Longer than a commit and a group's farewell take.
-STOP_TIMEOUT_S = 30.0
 
 dead_letters = typer.Typer(
     help="List, retry and discard messages that could not be read.",
@@ -47,7 +40,7 @@ Letters = Annotated[
 def stream(
     workers: Annotated[
         int,
-        typer.Option("--workers", min=1, max=256, help="Processes that consume, commit and serve metrics."),
+        typer.Option("--workers", min=1, max=256, help="Processes that consume and serve metrics."),
     ] = 1,
     archive: Annotated[
         bool,
@@ -62,13 +55,16 @@ def stream(
             "--accept-gap", help="Go on at a topic's first message where the stored position is gone from it."
         ),
     ] = False,
+    wait: Annotated[
+        bool, typer.Option("--wait", help="Wait for a source with a topic, and for its topic to be made.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
     """Consume the topics of all applied sources into the store, each message exactly once.
 
     Where it stands is kept in the store, in the transaction of the facts: stop it, kill it, start it again,
     on this host or another, and nothing is lost or counted twice. A backfill may run beside it. SIGTERM ends
-    it after the commit that it is in.
+    it after the commit that it is in. A worker that fails is started again, five times in a row at most.
 
     \b
     Brokers and the rest are settings, in featurestore.toml:
@@ -81,30 +77,12 @@ def stream(
       featurestore stream --until-end --json
       featurestore stream --workers 4 --archive
     """
-    from featurestore import FeatureStore
-
-    with FeatureStore(".") as store:
-        if workers > 1 and not store.settings.store.url.startswith("postgres"):
-            raise UsageError(
-                f"--workers {workers}: the store is SQLite, where one process commits",
-                hint="leave --workers out, or name a PostgreSQL store in [store]",
-            )
-    flags = [
-        flag
-        for flag, wanted in (
-            ("--archive", archive), ("--until-end", until_end), ("--accept-gap", accept_gap)
-        )
-        if wanted
-    ]  # fmt: skip
+    chosen = (
+        ("--archive", archive), ("--until-end", until_end), ("--accept-gap", accept_gap), ("--wait", wait)
+    )  # fmt: skip
+    flags = [flag for flag, wanted in chosen if wanted]
     # The package by its name: the library never imports its edges.
-    # -P: a directory of the project with that name is not it.
-    command = [sys.executable, "-P", "-m", "streaming", "--project", ".", *flags, "--json"]
-    command += ["--parent", str(os.getpid())]
-    running = [
-        subprocess.Popen([*command, "--number", str(number)], stdout=subprocess.PIPE, text=True)
-        for number in range(workers)
-    ]
-    reports = _followed(running)
+    reports = _streaming("streaming.processes").run(Path.cwd(), workers, flags)
     if as_json:
         write_json(reports)
         return
@@ -114,35 +92,6 @@ def stream(
             typer.echo(f"worker {number}, {name}: {counts['delivered']:,} messages: {told or 'nothing'}")
         for view in report["switched"]:
             typer.echo(f"now served: {view}")
-
-
-def _followed(running: list[subprocess.Popen[str]]) -> list[dict[str, Any]]:
-    """Wait for workers; one that fails ends the others. Signals are passed on."""
-
-    def pass_on(*_: object) -> None:
-        for one in running:
-            if one.poll() is None:
-                one.terminate()
-
-    for which in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(which, pass_on)
-    try:
-        while any(one.poll() is None for one in running):
-            if any(one.returncode for one in running):
-                break
-            time.sleep(0.05)
-    finally:
-        pass_on()
-    said = []
-    for one in running:
-        try:
-            said.append(one.communicate(timeout=STOP_TIMEOUT_S)[0])
-        except subprocess.TimeoutExpired:
-            one.kill()
-            said.append(one.communicate()[0])
-    if any(one.returncode for one in running):
-        raise typer.Exit(1)
-    return [json.loads(text) for text in said]
 
 
 # What a person looks at first; the rest follows where there is any.

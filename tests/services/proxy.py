@@ -12,13 +12,14 @@ COMMIT = b"Q" + (4 + len(b"COMMIT\0")).to_bytes(4, "big") + b"COMMIT\0"
 
 
 class Proxy:
-    """Listens on ``port`` and passes everything on; ``cut`` ends the connection that commits next, once."""
+    """Listens on ``port`` (0: a free one) and passes everything on; ``cut`` ends the connection that commits
+    next, once."""
 
-    def __init__(self, server_port: int) -> None:
+    def __init__(self, server_port: int, port: int = 0) -> None:
         self._server_port = server_port
         self._cut: Literal["before", "after"] | None = None
         self.cuts = 0
-        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._listener = socket.create_server(("127.0.0.1", port))
         self.port: int = self._listener.getsockname()[1]
         self._open: list[socket.socket] = []
         threading.Thread(target=self._accept, daemon=True).start()

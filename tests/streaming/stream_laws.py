@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-import streaming.worker
+import streaming.writer
 from featurestore import FeatureStore
 from featurestore.errors import FencedError, StalePositionError, StoreUnavailableError
 from featurestore.store import Store
@@ -145,7 +145,7 @@ def check_exactly_once(bench: Bench) -> None:
     worker whose partition another one was given."""
     made = bench.stream(values_of(ROWS))
     batches: list[StreamBatch] = []
-    commit_batch = streaming.worker.commit_batch
+    commit_batch = streaming.writer.commit_batch
 
     def noted(store: Store, batch: StreamBatch, now_us: int) -> Any:
         kept = commit_batch(store, batch, now_us)
@@ -153,7 +153,7 @@ def check_exactly_once(bench: Bench) -> None:
         return kept
 
     with pytest.MonkeyPatch.context() as patch, lost({2: "end", 4: "after", 6: "end"}):
-        patch.setattr(streaming.worker, "commit_batch", noted)
+        patch.setattr(streaming.writer, "commit_batch", noted)
         read_to_end(made.root)
     with FeatureStore(made.root) as store:
         counts = stream_counts(store, made.topic)

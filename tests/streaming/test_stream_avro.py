@@ -15,6 +15,7 @@ import pytest
 
 from featurestore import FeatureStore
 from featurestore.store.dead_letters import read_dead_letters
+from streaming.settings import NEEDS_A_PERSON
 from tests.integration.backfill_project import Row, answers, messy_rows, row
 from tests.services.avro import message
 from tests.services.kafka import Broker
@@ -218,7 +219,9 @@ def test_a_worker_whose_registry_can_never_answer_ends_and_says_why(
     send(broker, topic, [message(1, TRANSACTION, row(1))])
     worker = started(root)
     _, errors = worker.communicate(timeout=60)
-    assert worker.returncode == 1 and said.replace("TOPIC", topic) in errors and "hint: " in errors
+    assert (
+        worker.returncode == NEEDS_A_PERSON and said.replace("TOPIC", topic) in errors and "hint: " in errors
+    )
 
 
 # Tables and envelopes

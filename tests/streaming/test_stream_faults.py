@@ -19,6 +19,7 @@ import featurestore.store.stream
 import streaming.assignment
 import streaming.batch
 import streaming.worker
+import streaming.writer
 from featurestore.store.novelty import ACCEPTED, DUPLICATE
 from featurestore.store.positions import Span
 from featurestore.store.tables import positions
@@ -40,14 +41,14 @@ def breaks(check: str) -> Callable[[Callable[[Patch], None]], Callable[[Patch], 
 
 @breaks("exactly once")
 def a_position_is_saved_before_its_facts(patch: Patch) -> None:
-    commit_batch, move = streaming.worker.commit_batch, featurestore.store.stream.move
+    commit_batch, move = streaming.writer.commit_batch, featurestore.store.stream.move
 
     def early(store: Any, batch: Any, now_us: int) -> Any:
         with store.commit("position", now_us=now_us) as commit:
             move(commit, batch.plan.name, batch.timelines, batch.slices)
         return commit_batch(store, batch, now_us)
 
-    patch.setattr(streaming.worker, "commit_batch", early)
+    patch.setattr(streaming.writer, "commit_batch", early)
     patch.setattr(featurestore.store.stream, "move", lambda *_: None)
 
 
@@ -69,7 +70,7 @@ def an_old_epoch_may_commit(patch: Patch) -> None:
 
 @breaks("archive")
 def what_is_committed_is_archived_afterwards(patch: Patch) -> None:
-    commit_batch, archive = streaming.worker.commit_batch, streaming.worker.archive
+    commit_batch, archive = streaming.writer.commit_batch, streaming.worker.archive
     due: list[Callable[[], None]] = []
 
     def late(store: Any, batch: Any, now_us: int) -> Any:
@@ -77,7 +78,7 @@ def what_is_committed_is_archived_afterwards(patch: Patch) -> None:
         due.pop()()
         return made
 
-    patch.setattr(streaming.worker, "commit_batch", late)
+    patch.setattr(streaming.writer, "commit_batch", late)
     patch.setattr(streaming.worker, "archive", lambda *given: due.append(partial(archive, *given)))
 
 

@@ -58,7 +58,7 @@ class Marks:
 
 def run_worker(root: Path, marks: Path, edge: str | None, number: int) -> None:
     """A worker that marks where it is, and kills itself at an ``edge`` of its batch ``number``."""
-    from streaming import worker
+    from streaming import worker, writer
     from streaming.settings import WorkerOptions
 
     mark = Marks(marks)
@@ -70,7 +70,7 @@ def run_worker(root: Path, marks: Path, edge: str | None, number: int) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
 
     commit_batch, write, commit, count = (
-        worker.commit_batch, worker.Worker._write, Store.commit, Commit.count
+        writer.commit_batch, worker.Worker._write, Store.commit, Commit.count
     )  # fmt: skip
 
     def marked_write(self: Any, *args: Any, **kwargs: Any) -> None:
@@ -95,7 +95,7 @@ def run_worker(root: Path, marks: Path, edge: str | None, number: int) -> None:
         mark.set(2, batches)
         return made
 
-    worker.commit_batch = marked_batch
+    writer.commit_batch = marked_batch
     worker.Worker._write = marked_write  # type: ignore[method-assign]
     Store.commit = marked_commit  # type: ignore[method-assign]
     Commit.count = marked_count  # type: ignore[method-assign]
