@@ -30,6 +30,9 @@ def forget(
     log's own files still hold them. Those files are yours to clean. Later manifests say how many keys were
     forgotten, and when.
 
+    Dead letters of streams go where they say whose they are; the report names those that may hold the key
+    and can't be read.
+
     Killed or interrupted, run it again: it goes on. A key that nobody knows can be forgotten ahead.
 
     \b

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, select, update
+from sqlalchemy import ColumnElement, and_, delete, insert, literal, select, tuple_, update
 
 from featurestore.store.commit import Commit
 from featurestore.store.snapshot import Snapshot
@@ -49,7 +49,12 @@ _COLUMNS = (
 
 
 def read_dead_letters(
-    snapshot: Snapshot, source: str | None = None, *, unpublished: bool = False, limit: int | None = None
+    snapshot: Snapshot,
+    source: str | None = None,
+    *,
+    unpublished: bool = False,
+    after: LetterKey | None = None,
+    limit: int | None = None,
 ) -> list[DeadLetter]:
     """Dead letters by (source, topic, partition, offset); ``unpublished``: only those that the dead-letter
     topic has no copy of yet."""
@@ -58,6 +63,8 @@ def read_dead_letters(
         query = query.where(_c.source == source)
     if unpublished:
         query = query.where(_c.published == 0)
+    if after is not None:
+        query = query.where(tuple_(*_COLUMNS[:4]) > tuple_(*(literal(part) for part in after)))
     if limit is not None:
         query = query.limit(limit)
     return [DeadLetter(*row) for row in snapshot._rows(query)]

@@ -26,6 +26,7 @@ from featurestore.log.scan import OFFSET
 from featurestore.plan.nodes import PRIMARY_KEY, SourcePlan
 from featurestore.store.changes import is_table
 from featurestore.store.commit import Commit
+from featurestore.store.dead_letters import DeadLetter, read_dead_letters, remove_dead_letter
 from featurestore.store.erasing import TimelineEraser, erased_push
 from featurestore.store.forgotten import (
     DIGEST_KEY,
@@ -36,6 +37,7 @@ from featurestore.store.forgotten import (
     read_forgotten,
 )
 from featurestore.store.forgotten_answers import forget_answers, keys_of
+from featurestore.store.forgotten_letters import Letters, letter_name, search
 from featurestore.store.reach import columns_of, names_of, own_keys, read_reach
 from featurestore.store.records import ForgottenKey, ForgottenState, TimelineVersion
 from featurestore.store.registry import read_registry
@@ -45,6 +47,8 @@ from featurestore.store.stream import without_forgotten
 
 # Pushes that are looked at, and rewritten, in one commit.
 PUSHES_A_COMMIT = 100
+# Dead letters likewise: each has a megabyte at most, unless a setting says otherwise.
+LETTERS_A_COMMIT = 50
 # A request's read transaction ends in milliseconds; a training set's may take longer.
 PURGE_WAIT_S = 10.0
 
@@ -70,6 +74,7 @@ class ForgetReport:
     before: bool
     erased: Mapping[str, int]
     unsearched: tuple[str, ...]
+    letters: Letters
     purged: bool
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,6 +88,7 @@ class ForgetReport:
             "forgotten_before": self.before,
             "erased": dict(self.erased),
             "unsearched": list(self.unsearched),
+            "dead_letters": self.letters.to_dict(),
             "purged": self.purged,
         }
 
@@ -103,6 +109,7 @@ class ForgetReport:
             f"  {name} lacks the key's columns and can't be searched: rebuild its view, drop this version"
             for name in self.unsearched
         )
+        lines.extend(self.letters.lines())
         if not self.purged:
             lines.append(
                 "  a reader still needs the store's write-ahead log: run this again when it has ended"
@@ -151,10 +158,14 @@ def forget(
                     if (columns, one) not in listed:
                         commit.add_forgotten(columns, one)
     unsearched: dict[str, None] = {}
+    letters = Letters()
     for listed_key in _of(store, columns, digests):
+        eraser = _Eraser(store, root, requests, listed_key, keys, now, progress, letters)
         if listed_key.state == "erasing":
-            eraser = _Eraser(store, root, requests, listed_key, keys, now, progress)
             unsearched |= dict.fromkeys(eraser.run())
+        else:
+            # What streams could not read since then may hold the key.
+            eraser.letters()
     purged = _purged(store, now)
     made = _of(store, columns, digests)
     first = min(made, key=lambda one: one.commit_number)
@@ -169,6 +180,7 @@ def forget(
         before,
         dict(erased),
         tuple(unsearched),
+        letters,
         purged,
     )
 
@@ -190,7 +202,7 @@ def finish_forgetting(store: Store, *, root: Path, requests: Path, now: Callable
     with store.snapshot() as snapshot:
         pending = [one for one in snapshot.forgotten() if one.state == "erasing"]
     for one in pending:
-        _Eraser(store, root, requests, one, (), now, None).run()
+        _Eraser(store, root, requests, one, (), now, None, Letters()).run()
     if pending:
         _purged(store, now)
 
@@ -284,8 +296,10 @@ class _Eraser:
         clear: Sequence[_Key],
         now: Callable[[], int],
         progress: Progress | None,
+        letters: Letters,
     ) -> None:
         self._store = store
+        self._letters_found = letters
         self._root = root
         self._requests = requests
         self._key = key
@@ -301,7 +315,7 @@ class _Eraser:
             plans = read_registry(snapshot).sources
         alone = replace(whole, keys=(self._key,))
         unsearched = []
-        for source in dict.fromkeys(name for name, _ in whole.reach.of(self._key.columns)):
+        for source in _sources(whole, self._key):
             of_source = [one for one in timelines if one.source == source]
             for timeline in of_source:
                 gone = _gone(alone, timeline)
@@ -314,8 +328,44 @@ class _Eraser:
             if source in plans:
                 self._archive(plans[source])
         self._answers(whole.digest_key)
+        self.letters()
         self._write(lambda commit: {}, state="done")
         return unsearched
+
+    def letters(self) -> None:
+        """Erase the dead letters that say that they are the key's, note those that may be."""
+        with self._store.snapshot() as snapshot:
+            timelines = snapshot.timeline_versions()
+            whole = read_forgotten(snapshot, timelines)
+            plans = read_registry(snapshot).sources
+        alone = replace(whole, keys=(self._key,))
+        texts = [dict(zip(self._key.columns, one.texts, strict=True)) for one in self._clear]
+        for source in _sources(whole, self._key):
+            of_source = [one for one in timelines if one.source == source]
+            gone = _gone(alone, of_source[-1])
+            found: list[DeadLetter] = []
+            while gone is not None:
+                after = found[-1].letter_key if found else None
+                with self._store.snapshot() as snapshot:
+                    found = read_dead_letters(snapshot, source, after=after, limit=LETTERS_A_COMMIT)
+                if not found:
+                    break
+                theirs, maybe = search(found, gone, plans.get(source), texts)
+                if theirs:
+                    self._write(partial(_discard, theirs), self._key.state)
+                self._note(theirs, maybe, plans.get(source))
+
+    def _note(
+        self, theirs: Sequence[DeadLetter], maybe: Sequence[DeadLetter], plan: SourcePlan | None
+    ) -> None:
+        noted = self._letters_found
+        noted.erased |= dict.fromkeys(map(letter_name, theirs))
+        noted.suspected |= dict.fromkeys(map(letter_name, maybe))
+        for one in theirs:
+            declared = None if plan is None else plan.topic
+            noted.copied_to[
+                f"{one.topic}.dead-letters" if declared is None else declared.dead_letter_topic
+            ] = None
 
     def _timeline(self, timeline: TimelineVersion, gone: Gone) -> None:
         [scope] = (*gone.dropping, *gone.marking)
@@ -391,6 +441,15 @@ class _Eraser:
 
 def _counted(counts: Mapping[str, int], commit: Commit) -> Mapping[str, int]:
     return counts
+
+
+def _discard(letters: Sequence[DeadLetter], commit: Commit) -> dict[str, int]:
+    return {"dead_letters": sum(remove_dead_letter(commit, one.letter_key) for one in letters)}
+
+
+def _sources(whole: Forgotten, key: ForgottenKey) -> list[str]:
+    """The sources that may hold a key, each once."""
+    return list(dict.fromkeys(name for name, _ in whole.reach.of(key.columns)))
 
 
 def _rewrite(pushes: Sequence[tuple[int, bytes, int]], commit: Commit) -> dict[str, int]:

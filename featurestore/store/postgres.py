@@ -419,7 +419,7 @@ class Postgres(Database):
         del whole
         assert isinstance(session, PostgresSession)
         try:
-            for table in ("segments", "arrivals", "identities"):
+            for table in ("segments", "arrivals", "identities", "dead_letters"):
                 session.raw.execute(f"VACUUM (FULL) {table}", prepare=False)
         except psycopg.errors.LockNotAvailable as error:
             raise BusyError from error
