@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from featurestore.batch.backfill import BackfillReport
     from featurestore.batch.compare import KnowledgeComparison
     from featurestore.batch.training_set import TrainingSet
+    from featurestore.batch.verification import Verification
     from featurestore.serving.explain_value import ExplainedValue
     from featurestore.serving.lookup import Lookup
     from featurestore.serving.vectors import FeatureVectors
@@ -329,6 +330,32 @@ class FeatureStore:
         from featurestore.serving.lookup import Lookup
 
         return Lookup(self.store)
+
+    def verify(
+        self,
+        since: object = None,
+        until: object = None,
+        sample: int | None = None,
+        limit: int = 100,
+        progress: ProgressCallback | None = None,
+    ) -> Verification:
+        """Compute what the server has logged once more, over the facts that the store had then, and compare
+        the bits.
+
+        Looked at are answers given in [since, until), of a ``sample`` whole requests with at least so many
+        answers. All that is found is counted, the first ``limit`` of each kind are named.
+        """
+        from featurestore.batch.logged import Chosen
+        from featurestore.batch.verify import verify
+
+        chosen = Chosen(
+            self._requests,
+            None if since is None else instant(since, what="since"),
+            None if until is None else instant(until, what="until"),
+            sample,
+        )
+        with self._threads() as threads:
+            return verify(self.store, self.root, chosen, limit=limit, progress=progress, threads=threads)
 
     # The store
 

@@ -52,7 +52,7 @@ class Facts:
     ``codes`` int32 or int64[rows] numbers each row's entity in ``index``; ``roles`` are those that the kernel
     needs here; ``rejected``, ``keyless`` and ``forgotten`` rows are left out (a forgotten change of a table
     only ends the one before it), ``reasons`` counts the first, ``shown`` names some of them. ``origins`` says
-    where each row came from; of a table only.
+    where each row came from.
     """
 
     table: pa.Table
@@ -79,12 +79,23 @@ class Reader:
         """Leave out what is forgotten as it will be when these views are applied."""
         self._left_out = self.forgotten.joined(views)
 
-    def facts(self, view: ViewPlan, features: Sequence[Feature], used: frozenset[str] | None = None) -> Facts:
+    def facts(
+        self,
+        view: ViewPlan,
+        features: Sequence[Feature],
+        used: frozenset[str] | None = None,
+        *,
+        of: KeyIndex | None = None,
+    ) -> Facts:
         """All versions that ``features`` of ``view``'s source and entity may need. ``used``: the columns
-        of the source that they read; None where all are ``view``'s."""
+        of the source that they read; None where all are ``view``'s. ``of``: only the events of these
+        entities (of a table all changes), but all columns, so that each version can be told by its
+        content."""
         source = archived(view.source, self._root)
         gone = self._left_out.of(source.name, () if source.changes is None else source.identity)
         roles, wanted = _needed(view, features, view.columns_for(features) if used is None else used)
+        if of is not None:
+            roles, wanted = view.source.roles, frozenset(source.schema)
         # Whose a row is decides whether it counts, whether or not a feature reads it.
         wanted |= frozenset() if gone is None else gone.columns & set(source.schema)
         schema = {name: dtype for name, dtype in source.columns if name in wanted}
@@ -107,7 +118,7 @@ class Reader:
                     parts.append(part.with_claims())
                     origins.add_changes(part, source.name)
                 else:
-                    parts.append(part.table.select(list(schema)))
+                    parts.append(_of_entities(part, view.entity.keys, of, origins).select(list(schema)))
                 reasons.update(part.reasons)
                 _name(shown, part, source.name)
                 keyless += part.keyless
@@ -115,11 +126,14 @@ class Reader:
                 schema = {**schema, OPERATION: INT64, CLAIM_COLUMN: BOOL}
             arrivals = self.logs.arrivals(source.name)
             for arrival in arrivals:
-                parts.append(arrived_versions(arrival.payload, schema, hashes=True))
-                origins.add_push(arrival.first_number, arrival.rows, parts[-1].num_rows)
-            if source.changes is None:
+                pushed = arrived_versions(arrival.payload, schema, hashes=True)
                 # A change without a key still ends the one before it.
-                keyless += _drop_keyless(parts, view.entity.keys, len(arrivals))
+                left = _with_key(pushed, view.entity.keys) if source.changes is None else pushed
+                keyless += pushed.num_rows - left.num_rows
+                if of is not None and source.changes is None:
+                    left = left.filter(pa.array(_is_of(left, view.entity.keys, of)))
+                parts.append(left)
+                origins.add_push(arrival.first_number, arrival.rows, left.num_rows)
             whole = pa.concat_tables(parts, promote_options="default") if parts else _nothing(schema)
             whole, forgotten = self._without_forgotten(whole, view, gone, origins)
             # Keys are numbered on the other core while the rest is brought together.
@@ -181,19 +195,28 @@ def _name(shown: list[Rejected], part: Changes | Versions, source: str) -> None:
     shown += [Rejected(path, row + 1, why) for row, why in part.rejected[: SHOWN - len(shown)]]
 
 
-def _drop_keyless(parts: list[pa.Table], keys: Sequence[str], arrived: int) -> int:
-    """Leave out pushed rows with a null key (those of the log are left out already); returns how many."""
-    if not arrived:
-        return 0
-    dropped = 0
-    for i, part in enumerate(parts):
-        if any(part.column(key).null_count for key in keys):
-            kept = part.filter(
-                np.logical_and.reduce([part.column(key).is_valid().to_numpy() for key in keys])
-            )
-            dropped += part.num_rows - kept.num_rows
-            parts[i] = kept
-    return dropped
+def _of_entities(part: Versions, keys: Sequence[str], of: KeyIndex | None, origins: Origins) -> pa.Table:
+    """The versions of some entities, or all, with where they came from."""
+    table, rows = part.table, part.rows
+    if of is not None:
+        mine = _is_of(table, keys, of)
+        table = table.filter(pa.array(mine))
+        rows = np.flatnonzero(mine) + part.first_row if rows is None else rows[mine]
+    path = "" if part.file is None else part.file.shown
+    origins.add(path, table.num_rows, part.first_row, rows)
+    return table
+
+
+def _is_of(table: pa.Table, keys: Sequence[str], of: KeyIndex) -> NDArray[np.bool_]:
+    made: NDArray[np.bool_] = of.find([_single(table, name) for name in keys]) >= 0
+    return made
+
+
+def _with_key(table: pa.Table, keys: Sequence[str]) -> pa.Table:
+    """Pushed rows without those with a null key (those of the log are left out already)."""
+    if not any(table.column(key).null_count for key in keys):
+        return table
+    return table.filter(np.logical_and.reduce([table.column(key).is_valid().to_numpy() for key in keys]))
 
 
 def _needed(

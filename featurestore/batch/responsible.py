@@ -126,7 +126,7 @@ def reasons(
     put = questions(numbers, as_of, len(entities))
     for delay_us, group in delay_groups(facts.roles, features):
         sides = [
-            _Side(known, delay_us, table, codes, len(entities), facts.roles, put, lookups)
+            Side(known, delay_us, table, codes, len(entities), facts.roles, put, lookups)
             for known in known_at
         ]
         for feature in group:
@@ -153,7 +153,7 @@ def _of_entities(facts: Facts, entities: I64) -> tuple[I64, I64]:
 
 
 @dataclass(frozen=True)
-class _Set:
+class SeenSet:
     """What one question sees of a feature: ``rows`` of the table, and its ``items``, ``row`` each one's
     row."""
 
@@ -163,7 +163,7 @@ class _Set:
     row: I64
 
 
-class _Side:
+class Side:
     """The facts at one horizon, for features of one delay."""
 
     def __init__(
@@ -190,15 +190,15 @@ class _Side:
         self._place = np.full(table.num_rows, -1, np.int64)
         self._place[self.line.row] = np.arange(self.line.facts)
 
-    def seen(self, feature: Feature, question: int, entity: int) -> _Set:
+    def seen(self, feature: Feature, question: int, entity: int) -> SeenSet:
         """The feature's set, for the ``question``-th question."""
         of = self._evaluation.items(ItemsKey.of(feature))
         edges = self._evaluation.item_edges(of, feature.window_us, feature.delay_us)
         items = _seen(edges, int(self._asked.answers[question]), entity)
         fact = of.fact_of(items)
-        return _Set(frozenset(self._row[fact].tolist()), of, items, self._row[fact])
+        return SeenSet(frozenset(self._row[fact].tolist()), of, items, self._row[fact])
 
-    def face(self, row: int, seen: _Set) -> object:
+    def face(self, row: int, seen: SeenSet) -> object:
         """What a feature can tell of a version in its set: when it happened, and what is taken of it."""
         place = self._place[row]
         items = seen.items[seen.row == row]
@@ -280,7 +280,7 @@ class _Explainer:
         made: list[int] = self._by_identity[low:high].tolist()
         return made
 
-    def explain(self, sides: Sequence[_Side], sets: Sequence[_Set], as_of: int) -> Reasons:
+    def explain(self, sides: Sequence[Side], sets: Sequence[SeenSet], as_of: int) -> Reasons:
         rows = sorted((sets[0].rows ^ sets[1].rows) | self._enriched(sides, sets))
         changed = list(dict.fromkeys(self._identity[rows].tolist())) if rows else []
         # Another version that looks the same to the feature matters only where a tie is broken by it.
@@ -289,7 +289,7 @@ class _Explainer:
         found.sort(key=lambda one: (self._available[one[0]], one[0]))
         return Reasons(len(found), tuple(self._told(*one) for one in found[:NAMED]))
 
-    def _enriched(self, sides: Sequence[_Side], sets: Sequence[_Set]) -> set[int]:
+    def _enriched(self, sides: Sequence[Side], sets: Sequence[SeenSet]) -> set[int]:
         """Versions in both sets that look different: what they look up does."""
         if not sides[0].looks_up:
             return set()
@@ -299,7 +299,7 @@ class _Explainer:
             if sides[0].face(row, sets[0]) != sides[1].face(row, sets[1])
         }
 
-    def _looks_other(self, identity: int, sides: Sequence[_Side], sets: Sequence[_Set]) -> bool:
+    def _looks_other(self, identity: int, sides: Sequence[Side], sets: Sequence[SeenSet]) -> bool:
         faces = [
             {side.face(row, seen) for row in self._of_identity(identity) if row in seen.rows}
             for side, seen in zip(sides, sets, strict=True)
@@ -307,7 +307,7 @@ class _Explainer:
         return faces[0] != faces[1]
 
     def _reason(
-        self, identity: int, sides: Sequence[_Side], sets: Sequence[_Set], as_of: int
+        self, identity: int, sides: Sequence[Side], sets: Sequence[SeenSet], as_of: int
     ) -> tuple[int, str, int]:
         """The version that made the difference, what it did, and a version in one of the sets."""
         rows = self._of_identity(identity)
@@ -332,17 +332,17 @@ class _Explainer:
         decisive = max(candidates, key=lambda row: (self._available[row], self._happened[row], row))
         return decisive, self._what(states, taken=bool(taken and self._ends[decisive])), member
 
-    def _learnt(self, row: int, sides: Sequence[_Side], as_of: int) -> bool:
+    def _learnt(self, row: int, sides: Sequence[Side], as_of: int) -> bool:
         known = [self._is_known(row, side, as_of) for side in sides]
         return known[0] != known[1]
 
-    def _is_known(self, row: int, side: _Side, as_of: int) -> bool:
+    def _is_known(self, row: int, side: Side, as_of: int) -> bool:
         if not side.knows(int(self._available[row]), as_of):
             return False
         # A change in the future of the question says nothing to it.
         return not self._is_table or self._happened[row] < as_of - side.delay_us
 
-    def _state(self, rows: Sequence[int], side: _Side, seen: frozenset[int], as_of: int) -> str:
+    def _state(self, rows: Sequence[int], side: Side, seen: frozenset[int], as_of: int) -> str:
         if any(row in seen for row in rows):
             return "in"
         if any(side.is_live(row, as_of) for row in rows):

@@ -26,6 +26,7 @@ from featurestore.cli import (
     store,
     streams,
     training_set,
+    verify,
 )
 from featurestore.cli.output import report_error
 from featurestore.cli.usage import UsageError
@@ -54,6 +55,7 @@ app.command(short_help="Show where streams stand.")(streams.status)
 app.add_typer(streams.dead_letters, name="dead-letters")
 app.command(short_help="Serve features over HTTP.")(online.serve)
 app.command(short_help="Fetch features, or explain their values.")(online.get)
+app.command(short_help="Compute logged answers once more, and compare the bits.")(verify.verify)
 app.command(short_help="Erase an entity for good.")(forget.forget)
 app.command(short_help="Print how features are computed.")(definitions.explain)
 app.add_typer(store.versions, name="versions")

@@ -29,11 +29,18 @@ class UsageError(Exception):
         self.hint = hint
 
 
-def check_times(*, as_of: str | None = None, known_at: str | None = None) -> None:
+def check_times(
+    *,
+    as_of: str | None = None,
+    known_at: str | None = None,
+    since: str | None = None,
+    until: str | None = None,
+) -> None:
     """Refuse what names no instant before anything heavy is loaded; ``as_of`` is a horizon too."""
     try:
-        if as_of is not None:
-            instants.instant(as_of, what="--as-of")
+        for option, text in (("--as-of", as_of), ("--since", since), ("--until", until)):
+            if text is not None:
+                instants.instant(text, what=option)
     except RequestError as error:
         raise UsageError(error.fact, hint=error.hint) from None
     try:

@@ -61,6 +61,24 @@ class Origins:
         """From here on, row i is what was row ``rows[i]`` (None: nothing has changed)."""
         self._kept = rows
 
+    def pieces(self, rows: I64) -> tuple[I64, I64]:
+        """Of some rows the number of the table that each came from, and its row there, counted from 0; less
+        than 0 where no single one is meant."""
+        rows = rows if self._kept is None else self._kept[rows]
+        piece = np.searchsorted(np.array(self._first, np.int64), rows, side="right") - 1
+        number = np.empty(len(rows), np.int64)
+        for one in np.unique(piece).tolist():
+            _, first_row, numbers = self._parts[one]
+            mine = piece == one
+            within = rows[mine] - self._first[one]
+            number[mine] = first_row + within if numbers is None else numbers[within]
+        return piece, number
+
+    def piece(self, number: int) -> tuple[str, int]:
+        """A table's path, and the row of it that came first."""
+        path, first_row, _ = self._parts[number]
+        return path, first_row
+
     def of(self, row: int) -> Place:
         """Where row ``row`` of the tables together came from."""
         row = row if self._kept is None else int(self._kept[row])

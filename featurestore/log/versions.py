@@ -48,7 +48,7 @@ class EventParts(Protocol):
 class Versions:
     """The good rows as a versions table. ``rejected`` lists (row, why) of the first rows left out,
     ``reasons`` counts all of them by their first reason; ``keyless`` is the number of rows of no timeline (a
-    null entity key). Rows count from ``first_row`` of ``file``."""
+    null entity key). Row i of the table is row ``rows[i]`` of ``file``, or ``first_row + i``."""
 
     table: pa.Table
     rejected: tuple[tuple[int, str], ...] = ()
@@ -56,6 +56,7 @@ class Versions:
     keyless: int = 0
     file: LogFile | None = None
     first_row: int = 0
+    rows: NDArray[np.int64] | None = None
 
     @property
     def rejected_count(self) -> int:
@@ -130,6 +131,7 @@ def event_versions(
         int(keyless.sum()),
         file=file,
         first_row=first_row,
+        rows=None if good.all() else first_row + np.flatnonzero(good),
     )
 
 

@@ -48,6 +48,12 @@ def delivered(project: Looking, steps: Deliveries) -> Looking:
     )
 
 
+def by_turns(steps: Deliveries) -> list[tuple[str, Step]]:
+    """The steps of all logs, with their sources' names."""
+    turns = zip_longest(*([(source, step) for step in some] for source, some in steps.items()))
+    return [one for one in chain.from_iterable(turns) if one is not None]
+
+
 def oracle_of(project: Looking) -> Oracle:
     return Oracle(project.view, project.outer.schema, project.outer.rows, project.logs)
 
@@ -78,17 +84,21 @@ class LookupProject(Project):
 
     def deliver(self, steps: Deliveries) -> None:
         """The logs' steps by turns."""
-        by_turns = zip_longest(*([(source, step) for step in some] for source, some in steps.items()))
-        done = [one for one in chain.from_iterable(by_turns) if one is not None]
+        done = by_turns(steps)
         for (source, step), (_, following) in zip(done, [*done[1:], done[-1]], strict=True):
-            if step.what == "file":
-                self._write(source, step)
-            elif step.what == "push":
-                table = log_table(self._over[source], self._schema(source), step.rows)
-                ingest(self.store.store, self.directory, source, table, atomic=False, now_us=step.now_us)
-            elif following.what != "backfill":
-                self.store.backfill()
+            if step.what != "backfill" or following.what != "backfill":
+                self.take_one(source, step)
         self.store.backfill()
+
+    def take_one(self, source: str, step: Step) -> None:
+        """One step of one log."""
+        if step.what == "file":
+            self._write(source, step)
+        elif step.what == "push":
+            table = log_table(self._over[source], self._schema(source), step.rows)
+            ingest(self.store.store, self.directory, source, table, atomic=False, now_us=step.now_us)
+        else:
+            self.store.backfill()
 
     def _write(self, source: str, step: Step) -> None:
         self._files += 1
