@@ -1,17 +1,24 @@
-"""A worker's metrics in Prometheus' terms, at ``/metrics`` of its own port.
+"""A worker's metrics in Prometheus' terms, at ``/metrics`` of its own port, and its health, at ``/health``.
 
 Time: freshness is from the record's own timestamp, which is its producer's clock or its broker's, to the
-commit; event-time lag from the latest event to now. Both are of this machine's wall clock.
+commit; event-time lag from the latest event to now. Both are of this machine's wall clock. A worker is well
+while its loop turns, whatever it waits for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from socketserver import ThreadingMixIn
+from threading import Thread
 from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import numpy as np
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
 
 from featurestore.errors import SettingsError
 
@@ -19,6 +26,17 @@ from featurestore.errors import SettingsError
 _COMMIT_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # From a poll that was waiting to a topic that is read from its beginning.
 _FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 15.0, 60.0, 600.0, 3_600.0, 86_400.0)
+# A turn waits half a minute for a store at most, and some seconds for brokers.
+SILENT_S = 60.0
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Silent(WSGIRequestHandler):
+    def log_message(self, *_: object) -> None:
+        """Nothing: it is asked every few seconds."""
 
 
 class Metrics:
@@ -55,17 +73,36 @@ class Metrics:
             "featurestore_stream_refused_commits", "Commits that the store refused: the partition was lost.",
             registry=self.registry,
         )  # fmt: skip
-        self._server: Any = None
+        self._server: WSGIServer | None = None
+        self._turned_s = time.monotonic()
+        self._metrics = make_wsgi_app(self.registry)
 
     def serve(self, host: str, port: int) -> None:
-        """Answer at ``http://host:port/metrics`` until ``close``."""
+        """Answer at ``http://host:port/metrics`` and ``/health`` until ``close``."""
         try:
-            self._server, _ = start_http_server(port, addr=host, registry=self.registry)
+            family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+            server = type("Server", (_Server,), {"address_family": family})
+            self._server = make_server(host, port, self._answer, server, _Silent)
         except OSError as error:
             raise SettingsError(
                 f"metrics can't be served on {host}:{port}: {(error.strerror or str(error)).lower()}",
                 hint="name another port: [streaming] metrics_port",
             ) from error
+        Thread(target=self._server.serve_forever, name="metrics", daemon=True).start()
+
+    def turned(self) -> None:
+        """The worker's loop has come round."""
+        self._turned_s = time.monotonic()
+
+    def _answer(self, asked: dict[str, Any], begin: Callable[..., Any]) -> Iterable[bytes]:
+        if asked["PATH_INFO"] != "/health":
+            made: Iterable[bytes] = self._metrics(asked, begin)
+            return made
+        silent_s = time.monotonic() - self._turned_s
+        well = silent_s < SILENT_S
+        begin("200 OK" if well else "503 Service Unavailable", [("Content-Type", "application/json")])
+        told = {"status": "ok" if well else "stuck", "silent_s": round(silent_s, 3)}
+        return [json.dumps(told).encode()]
 
     def close(self) -> None:
         if self._server is not None:

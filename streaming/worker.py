@@ -136,6 +136,8 @@ class Worker:
 
     def _step_or_wait(self, step: Callable[[], bool]) -> bool:
         """Whether a step was the last; where brokers, schemas or the store are away, a moment's rest."""
+        if self._metrics is not None:
+            self._metrics.turned()
         try:
             if self._astray:
                 self._stand_as_stored()
@@ -225,6 +227,8 @@ class Worker:
             logger.info("waiting: %s (%s)", fact, way_out)
             self._waits_for = fact
         self.stop.wait(WAIT_S)
+        if self._metrics is not None:
+            self._metrics.turned()
         self._registry_commit, self._sources = read_sources(self._store)
         return not self.stop.is_set()
 

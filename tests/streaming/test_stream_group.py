@@ -215,19 +215,21 @@ def test_a_worker_that_slept_past_its_session_is_refused(tmp_path: Path, broker:
         assert totals(stream_counts(store, topic)) == {"accepted": 1_200, "delivered": 1_200}
 
 
-def test_a_broker_that_is_killed_and_comes_back_costs_nothing(tmp_path: Path, workers: Processes):
+@pytest.mark.parametrize("kills", [2, pytest.param(5, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_a_broker_that_is_killed_and_comes_back_costs_nothing(tmp_path: Path, workers: Processes, kills: int):
     with running_broker() as broker:
         topic = new_topic(broker, partitions=4)
         root = applied(project(tmp_path, broker, topic, batch=100))
         with FeatureStore(root) as store:
             workers.append(started(root))
-            for turn in range(2):
+            for turn in range(kills):
                 send(broker, topic, some(turn * 1_000, 1_000), partitions=spread(1_000))
                 wait_for(lambda: read(store) > turn * 1_000, workers)  # noqa: B023 - used at once
                 broker.kill()
                 time.sleep(1.0)
                 broker.start()
-            send(broker, topic, some(2_000, 1_000), partitions=spread(1_000))
-            wait_for(lambda: read(store) == 3_000, workers)
+            sent = (kills + 1) * 1_000
+            send(broker, topic, some(sent - 1_000, 1_000), partitions=spread(1_000))
+            wait_for(lambda: read(store) == sent, workers)
             stopped(workers[0])
-            assert totals(stream_counts(store, topic)) == {"accepted": 3_000, "delivered": 3_000}
+            assert totals(stream_counts(store, topic)) == {"accepted": sent, "delivered": sent}

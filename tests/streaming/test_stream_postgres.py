@@ -12,6 +12,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from featurestore import FeatureStore
 from tests.integration.backfill_project import answers, messy_rows, write
 from tests.integration.backfill_project import project as log_project
@@ -88,6 +90,50 @@ def test_workers_on_postgresql_share_the_partitions_and_give_the_answers_of_a_ba
         counts = totals(stream_counts(store, topic))
         assert counts["delivered"] == 3_000
         assert answers(store, CARDS) == answers(expected, CARDS)
+
+
+@pytest.mark.parametrize("kills", [3, pytest.param(20, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])])
+def test_a_postgresql_that_is_killed_under_load_and_comes_back_costs_nothing(
+    tmp_path: Path, broker: Broker, kills: int
+):
+    rows = messy_rows(14, 1_000 * (kills + 1), cards=CARDS)
+    topic = new_topic(broker, partitions=4)
+    draw, landed = random.Random(15), 0
+    partitions = [draw.randrange(4) for _ in rows]
+    with Postgres() as server:
+        root = on_postgres(project(tmp_path / "stream", broker, topic, batch=50), server.database())
+        with FeatureStore(root) as store:
+            store.apply()
+            running = command(root, "--workers", "2")
+            try:
+                wait_for(lambda: len(held(store)) == 2, running)
+                for first in range(0, len(rows), 1_000):
+                    part = slice(first, first + 1_000)
+                    send(broker, topic, [value(one) for one in rows[part]], partitions=partitions[part])
+                    wait_for(lambda: _read(store) > first, running)  # noqa: B023 - used at once
+                    if first + 1_000 < len(rows):
+                        time.sleep(draw.random() * 0.1)
+                        server.kill()
+                        server.start()
+                        landed += _read(store) < first + 1_000
+                # Workers had messages left to read; those that were quick once it was back are not known of.
+                assert 2 * landed >= kills
+                wait_for(lambda: _read(store) == len(rows), running)
+                time.sleep(0.5)
+                running.send_signal(signal.SIGTERM)
+                out, said = running.communicate(timeout=60)
+                assert running.returncode == 0, said
+            finally:
+                running.kill()
+            # The workers lived through it.
+            assert [report["restarts"] for report in json.loads(out)] == [0, 0], said
+            assert totals(stream_counts(store, topic))["delivered"] == len(rows)
+            whole = log_project(tmp_path / "whole")
+            write(whole, "all.parquet", rows)
+            with FeatureStore(whole) as expected:
+                expected.apply()
+                expected.backfill()
+                assert answers(store, CARDS) == answers(expected, CARDS)
 
 
 def _read(store: FeatureStore) -> int:

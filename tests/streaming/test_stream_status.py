@@ -8,10 +8,14 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 from pathlib import Path
 
+import pytest
+
 from featurestore import FeatureStore
+from streaming.metrics import Metrics
 from tests.integration.backfill_project import row
 from tests.services.kafka import Broker
 from tests.streaming.stream_project import (
@@ -88,6 +92,8 @@ def test_a_worker_serves_its_metrics(tmp_path: Path, broker: Broker):
         time.sleep(0.5)
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=10) as answer:
+            assert json.load(answer)["status"] == "ok"
         stopped(worker)
     finally:
         worker.kill()
@@ -103,3 +109,23 @@ def test_a_worker_serves_its_metrics(tmp_path: Path, broker: Broker):
         assert count == n or (histogram == "commit" and 1 <= count <= 4)
     assert float(found['featurestore_stream_event_time_lag_seconds{source="transactions"}']) > 86_400
     assert float(found["featurestore_stream_refused_commits_total"]) == 0
+
+
+def test_a_worker_whose_loop_stands_still_is_not_well(monkeypatch: pytest.MonkeyPatch):
+    metrics = Metrics()
+    metrics.serve("localhost", 0)
+    try:
+        assert metrics._server is not None
+        health = f"http://localhost:{metrics._server.server_port}/health"
+        monkeypatch.setattr("streaming.metrics.SILENT_S", 0.05)
+        time.sleep(0.1)
+        with pytest.raises(urllib.error.HTTPError) as refused, urllib.request.urlopen(health, timeout=10):
+            pass
+        assert refused.value.code == 503 and json.load(refused.value)["status"] == "stuck"
+        refused.value.close()
+        monkeypatch.setattr("streaming.metrics.SILENT_S", 60)
+        metrics.turned()
+        with urllib.request.urlopen(health, timeout=10) as answer:
+            assert json.load(answer)["status"] == "ok"
+    finally:
+        metrics.close()

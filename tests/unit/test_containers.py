@@ -14,6 +14,7 @@ import pytest
 import yaml
 
 from featurestore.settings import Settings, load
+from streaming.processes import STOP_TIMEOUT_S
 from tests.services.kafka import SETTINGS as BROKER
 from tests.services.postgres import MAJOR
 
@@ -117,28 +118,17 @@ def test_kafka_is_the_broker_that_the_tests_run_and_is_advertised_where_workers_
     }
 
 
-def test_the_loop_of_the_stream_workers_is_a_shell_script_that_passes_sigterm_on(
-    services: dict[str, dict[str, Any]], tmp_path: Path
-):
-    script = services["streaming"]["command"][2].replace("$$", "$")
-    worker = tmp_path / "featurestore"
-    worker.write_text(
-        '#!/bin/sh\ntrap "echo ended; exit 0" TERM\necho "$@"\nwhile true; do sleep 0.05; done\n'
-    )
-    worker.chmod(0o755)
-    with subprocess.Popen(
-        ["sh", "-c", script],
-        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
-        stdout=subprocess.PIPE, text=True, start_new_session=True,
-    ) as running:  # fmt: skip
-        assert running.stdout is not None
-        assert running.stdout.readline() == "stream --workers 2\n"
-        running.terminate()
-        try:
-            said, _ = running.communicate(timeout=60)
-        finally:
-            running.kill()
-    assert said == "ended\n" and running.returncode == 0
+def test_the_stream_workers_get_sigterm_and_the_health_of_each_is_asked(services: dict[str, dict[str, Any]]):
+    streaming = services["streaming"]
+    command = streaming["command"]
+    # No shell between: SIGTERM reaches the command, which passes it on and waits.
+    assert command[:2] == ["featurestore", "stream"] and "--wait" in command and streaming["init"] is True
+    assert float(streaming["stop_grace_period"].rstrip("s")) > STOP_TIMEOUT_S
+    workers = int(command[command.index("--workers") + 1])
+    first = streaming["environment"]["FEATURESTORE_STREAMING__METRICS_PORT"]
+    asked = streaming["healthcheck"]["test"]
+    assert asked[:3] == ["CMD", "python", "-c"] and "/health" in asked[3]
+    assert f"({', '.join(str(first + number) for number in range(workers))})" in asked[3]
 
 
 def test_the_settings_of_our_services_are_settings_and_name_the_services(
