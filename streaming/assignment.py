@@ -13,6 +13,8 @@ from typing import NamedTuple
 from featurestore.errors import StreamError
 from featurestore.plan.nodes import SourcePlan
 from featurestore.store import Snapshot, Store
+from featurestore.store.commit import Commit
+from featurestore.store.dead_letters import dead_letters_of
 from featurestore.store.ingest import registry_of
 from featurestore.store.positions import (
     Position,
@@ -22,6 +24,7 @@ from featurestore.store.positions import (
     read_positions,
     take_over,
 )
+from featurestore.store.positions import topic_ids as stored_topic_ids
 from featurestore.store.registry import Registry
 
 
@@ -90,21 +93,28 @@ def take(
     worker: str,
     accept_gap: bool,
     now_us: int,
+    topic_ids: Mapping[str, str] | None = None,
 ) -> dict[Partition, Held]:
-    """Take over partitions in one commit; StreamError where a position is outside what the topic holds."""
+    """Take over partitions in one commit; StreamError where a position is outside what the topic holds, or in
+    a topic that was deleted and made again. ``topic_ids``: topic -> what the brokers call it, if they do."""
     epochs: dict[Partition, dict[str, int]] = {one: {} for one in spans}
     with store.commit("take over", now_us=now_us, detail=worker) as commit:
         for source in sources:
             mine = {one.number: span for one, span in spans.items() if one.topic == source.topic}
             if not mine:
                 continue
-            name = source.plan.name
-            given = take_over(commit, name, source.topic, mine, source.timelines, worker=worker)
+            name, topic_id = source.plan.name, (topic_ids or {}).get(source.topic)
+            anew = _made_anew(commit, source, mine, topic_id, accept_gap=accept_gap)
+            given = take_over(
+                commit, name, source.topic, mine, source.timelines, worker=worker, topic_id=topic_id
+            )
             for number, epoch in given.items():
                 epochs[Partition(source.topic, number)][name] = epoch
             for position in committed_positions(commit, source.timelines):
                 span = mine.get(position.partition)
-                if position.topic != source.topic or span is None or _inside(position, span):
+                if position.topic != source.topic or span is None:
+                    continue
+                if _inside(position, span) and position.partition not in anew:
                     continue
                 if not accept_gap:
                     one = Partition(position.topic, position.partition)
@@ -129,6 +139,50 @@ def _place(held: Mapping[Partition, Held], stands: Iterable[Position]) -> None:
         partition = Partition(position.topic, position.partition)
         if partition in held:
             held[partition].stands[position.timeline_version_id] = position.next_offset
+
+
+def _made_anew(
+    commit: Commit, source: Streamed, partitions: Collection[int], topic_id: str | None, *, accept_gap: bool
+) -> set[int]:
+    """The partitions whose positions are in a topic of the same name that is gone."""
+    known = stored_topic_ids(commit, source.plan.name, source.topic)
+    if topic_id is None:
+        return set()
+    anew = {number for number in partitions if known.get(number, topic_id) != topic_id}
+    if anew and not accept_gap:
+        number = min(anew)
+        raise another(source, Partition(source.topic, number), known[number], topic_id)
+    letters = dead_letters_of(commit, source.plan.name, source.topic, anew)
+    if letters:
+        raise StreamError(
+            f'topic "{source.topic}" was made again, and {letters} dead letters of source '
+            f'"{source.plan.name}" are of the one before: an offset would be two messages',
+            hint="`featurestore dead-letters retry`, then `featurestore dead-letters discard` what stays",
+        )
+    return anew
+
+
+def check_topic_ids(
+    sources: Collection[Streamed],
+    held: Iterable[Partition],
+    taken: Mapping[str, str],
+    found: Mapping[str, str],
+) -> None:
+    """StreamError where a topic was deleted and made again since a partition of it was taken over."""
+    for one in held:
+        if one.topic in found and found[one.topic] != taken[one.topic]:
+            source = next(source for source in sources if source.topic == one.topic)
+            raise another(source, one, taken[one.topic], found[one.topic])
+
+
+def another(source: Streamed, one: Partition, stored: str, found: str) -> StreamError:
+    """The error for a topic that is not the one that was read: both of them, and the way out."""
+    return StreamError(
+        f'source "{source.plan.name}": its position in partition {one.number} of topic "{one.topic}" is in '
+        f"the topic with id {stored}, which was deleted; the one of that name has id {found}",
+        hint="see that it is the right one, then `featurestore stream --accept-gap` reads it from its first "
+        "message on; move the archive of the one before away",
+    )
 
 
 def _inside(position: Position, span: Span) -> bool:

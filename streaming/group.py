@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
@@ -90,3 +90,11 @@ class Listener(ConsumerRebalanceListener):  # type: ignore[misc]
 
 def partition_of(one: TopicPartition) -> Partition:
     return Partition(one.topic, one.partition)
+
+
+def found_topic_ids(consumer: Any, topics: Collection[str]) -> dict[str, str]:
+    """What the brokers call topics, as the client last heard: the same for as long as a topic is there. Empty
+    for brokers older than 2.8."""
+    # The client has no public word for it.
+    found = {topic: consumer._cluster.topic_id(topic) for topic in topics}
+    return {topic: str(one) for topic, one in found.items() if one is not None and one.int}

@@ -37,11 +37,11 @@ from featurestore.log.archive import archive_path
 from featurestore.settings import StreamingSettings
 from featurestore.store import Store
 from featurestore.store.positions import Span, taken_partitions
-from streaming.assignment import Held, Partition, Streamed, outside, read_again, read_sources
+from streaming.assignment import Held, Partition, Streamed, check_topic_ids, outside, read_again, read_sources
 from streaming.batch import Run, archive, batch_of, latest_event
 from streaming.codec import Codecs
 from streaming.dead_letter import Publisher
-from streaming.group import Listener, member, partition_of
+from streaming.group import Listener, found_topic_ids, member, partition_of
 from streaming.metrics import Metrics
 from streaming.reader import Reader
 from streaming.report import StreamReport
@@ -89,6 +89,7 @@ class Worker:
         self.report = StreamReport()
         self._held: dict[Partition, Held] = {}
         self._ends: dict[Partition, int] = {}
+        self._topic_ids: dict[str, str] = {}
         self._registry_commit, self._sources = read_sources(store)
         self._subscribed: set[str] = set()
         self._waits_for: str | None = None
@@ -187,6 +188,8 @@ class Worker:
         self._follow_registry()
         try:
             polled = self._consumer.poll(timeout_ms=self._timeout_ms())
+            found = found_topic_ids(self._consumer, self._topic_ids)
+            check_topic_ids(self._sources.values(), self._held, self._topic_ids, found)
             self._follow_group()
             self._consume({partition_of(one): records for one, records in polled.items()})
             self._catch_up()
@@ -247,12 +250,15 @@ class Worker:
             logger.warning("the brokers don't say what %d partitions hold; asking again", len(new))
             return
         spans = {partition_of(one): Span(first[one], ends[one]) for one in new}
+        topics = {one.topic for one in new} - self._topic_ids.keys()
+        self._topic_ids |= found_topic_ids(self._consumer, topics)
         taken = self._writer.take(
             self._sources.values(),
             spans,
             worker=self._name,
             accept_gap=self._options.accept_gap,
             now_us=self._now(),
+            topic_ids=self._topic_ids,
         )
         self._listener.new -= new
         self._claimed_until_s = 0.0

@@ -37,6 +37,7 @@ class Writer(Protocol):
         worker: str,
         accept_gap: bool,
         now_us: int,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> dict[Partition, Held]: ...
 
     def commit(self, batch: StreamBatch, now_us: int) -> StreamCommit: ...
@@ -60,8 +61,12 @@ class StoreWriter:
         worker: str,
         accept_gap: bool,
         now_us: int,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> dict[Partition, Held]:
-        return take(self._store, sources, spans, worker=worker, accept_gap=accept_gap, now_us=now_us)
+        return take(
+            self._store, sources, spans,
+            worker=worker, accept_gap=accept_gap, now_us=now_us, topic_ids=topic_ids,
+        )  # fmt: skip
 
     def commit(self, batch: StreamBatch, now_us: int) -> StreamCommit:
         return commit_batch(self._store, batch, now_us)
@@ -93,11 +98,12 @@ class PipedWriter:
         worker: str,
         accept_gap: bool,
         now_us: int,
+        topic_ids: Mapping[str, str] | None = None,
     ) -> dict[Partition, Held]:
-        given = (list(sources), dict(spans))
         made: dict[Partition, Held] = self._ask(
-            "take", *given, worker=worker, accept_gap=accept_gap, now_us=now_us
-        )
+            "take", list(sources), dict(spans),
+            worker=worker, accept_gap=accept_gap, now_us=now_us, topic_ids=topic_ids,
+        )  # fmt: skip
         return made
 
     def commit(self, batch: StreamBatch, now_us: int) -> StreamCommit:

@@ -6,10 +6,10 @@ the position that goes past it.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import NamedTuple
 
-from sqlalchemy import ColumnElement, and_, delete, insert, literal, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, delete, func, insert, literal, select, tuple_, update
 
 from featurestore.store.commit import Commit
 from featurestore.store.snapshot import Snapshot
@@ -68,6 +68,12 @@ def read_dead_letters(
     if limit is not None:
         query = query.limit(limit)
     return [DeadLetter(*row) for row in snapshot._rows(query)]
+
+
+def dead_letters_of(commit: Commit, source: str, topic: str, partitions: Collection[int]) -> int:
+    """How many there are of some partitions of a topic."""
+    of_these = (_c.source == source) & (_c.topic == topic) & _c.partition.in_(sorted(partitions))
+    return int(commit._connection.execute(select(func.count()).where(of_these)).scalar_one())
 
 
 def add_dead_letters(commit: Commit, letters: Sequence[DeadLetter]) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sqlalchemy import Select, delete, insert, select, update
+from sqlalchemy import Select, delete, func, insert, select, update
 
 from featurestore.errors import FencedError, StalePositionError
 from featurestore.store.commit import Commit
@@ -91,11 +91,12 @@ def take_over(
     timeline_version_ids: Collection[int],
     *,
     worker: str,
+    topic_id: str | None = None,
 ) -> dict[int, int]:
     """Give ``worker`` the partitions of ``spans``; returns their epochs.
 
     Whoever had them before can commit nothing more. A timeline version that has no position in one begins at
-    its first message.
+    its first message. ``topic_id``: what the brokers call the topic that it found.
     """
     there = {
         (one.timeline_version_id, one.partition)
@@ -104,7 +105,7 @@ def take_over(
     }
     epochs = {}
     for partition, span in sorted(spans.items()):
-        epochs[partition] = _next_epoch(commit, source, topic, partition, worker)
+        epochs[partition] = _next_epoch(commit, source, topic, partition, worker, topic_id)
         begun = [
             {
                 "timeline_version_id": timeline,
@@ -124,19 +125,35 @@ def take_over(
     return epochs
 
 
-def _next_epoch(commit: Commit, source: str, topic: str, partition: int, worker: str) -> int:
+def topic_ids(commit: Commit, source: str, topic: str) -> dict[int, str]:
+    """Partition -> the id of the topic whose messages its positions count, where it is known."""
+    c = stream_writers.c
+    query = select(c.partition, c.topic_id).where(
+        c.source == source, c.topic == topic, c.topic_id.is_not(None)
+    )
+    return {row.partition: row.topic_id for row in commit._connection.execute(query)}
+
+
+def _next_epoch(
+    commit: Commit, source: str, topic: str, partition: int, worker: str, topic_id: str | None
+) -> int:
     c = stream_writers.c
     this = (c.source == source, c.topic == topic, c.partition == partition)
     raised = (
         update(stream_writers)
         .where(*this)
-        .values(epoch=c.epoch + 1, worker=worker, commit_number=commit.number)
+        .values(
+            epoch=c.epoch + 1,
+            worker=worker,
+            commit_number=commit.number,
+            topic_id=func.coalesce(topic_id, c.topic_id),
+        )
         .returning(c.epoch)
     )
     epoch: int | None = commit._connection.execute(raised).scalar_one_or_none()
     if epoch is not None:
         return epoch
-    values = {"source": source, "topic": topic, "partition": partition}
+    values = {"source": source, "topic": topic, "partition": partition, "topic_id": topic_id}
     commit._connection.execute(
         insert(stream_writers).values(**values, epoch=1, worker=worker, commit_number=commit.number)
     )
@@ -196,8 +213,11 @@ def _check_epoch(commit: Commit, source: str, one: Slice) -> None:
 
 
 def begin_again(commit: Commit, source: str, one: Position, span: Span) -> None:
-    """Set a position that lies outside ``span`` to its first message; only where the user has said so. What
-    was deleted before it was read is counted as skipped."""
+    """Set a position that lies outside ``span``, or is in another topic, to its first message; only where the
+    user has said so. What was deleted before it was read is counted as skipped.
+
+    ``first_offset`` goes back with it, below zero even: the counters still add up to what lies between.
+    """
     c = positions.c
     commit._connection.execute(
         update(positions)
@@ -206,7 +226,12 @@ def begin_again(commit: Commit, source: str, one: Position, span: Span) -> None:
             c.topic == one.topic,
             c.partition == one.partition,
         )
-        .values(next_offset=span.first, end_offset=span.end, commit_number=commit.number)
+        .values(
+            first_offset=one.first_offset - max(0, one.next_offset - span.first),
+            next_offset=span.first,
+            end_offset=span.end,
+            commit_number=commit.number,
+        )
     )
     skipped = max(0, span.first - one.next_offset)
     partition = f"{one.topic}/{one.partition}"

@@ -230,6 +230,8 @@ stream_writers = Table(
     _number("epoch"),
     _text("worker"),
     _commit(),
+    # Of the topic that the worker found; null where the brokers don't say.
+    Column("topic_id", Text),
 )
 
 # Messages that could not be read, as they were. ``published``: 1 where the dead-letter topic has a copy.

@@ -19,6 +19,8 @@ from kafka.errors import KafkaConnectionError
 
 from featurestore import FeatureStore
 from featurestore.errors import RequestError, StreamError
+from featurestore.store.dead_letters import LetterKey, remove_dead_letter
+from streaming.settings import NEEDS_A_PERSON
 from streaming.worker import Worker
 from tests.integration.backfill_project import Row, answers, messy_rows, row, write
 from tests.integration.backfill_project import project as log_project
@@ -26,6 +28,7 @@ from tests.services.kafka import Broker
 from tests.streaming.stream_project import (
     LOG,
     declare,
+    make_topic,
     new_topic,
     project,
     read_to_end,
@@ -204,6 +207,52 @@ def test_a_position_that_the_topic_no_longer_holds_stops_the_worker(tmp_path: Pa
         read_to_end(root, accept_gap=True)
         counts = stream_counts(store, topic)[0]
         assert (counts["accepted"], counts["skipped"], counts["delivered"]) == (15, 15, 30)
+
+
+def test_a_topic_that_was_deleted_and_made_again_is_another_topic(tmp_path: Path, broker: Broker):
+    topic = new_topic(broker, partitions=1)
+    root = applied(project(tmp_path, broker, topic))
+    send(broker, topic, [*(value(row(number)) for number in range(9)), b"{"])
+    read_to_end(root)
+
+    def make_again() -> None:
+        with closing(KafkaAdminClient(bootstrap_servers=broker.bootstrap)) as admin:
+            admin.delete_topics([topic])
+            while topic in admin.list_topics():
+                time.sleep(0.02)
+        make_topic(broker, topic, 1)
+
+    make_again()
+    # As many messages as the one before, and some more: its offsets alone tell nothing.
+    send(broker, topic, [value(row(number)) for number in range(5, 25)])
+    with pytest.raises(
+        StreamError, match=r"in the topic with id \S+, which was deleted; .* has id \S+"
+    ) as raised:
+        read_to_end(root)
+    assert "--accept-gap" in str(raised.value)
+    with pytest.raises(StreamError, match="1 dead letters"):
+        read_to_end(root, accept_gap=True)
+    with FeatureStore(root) as store:
+        with store.store.commit("dead letters", now_us=1) as commit:
+            assert remove_dead_letter(commit, LetterKey("transactions", topic, 0, 9))
+        assert stands(store)[0].next_offset == 10
+        read_to_end(root, accept_gap=True)
+        counts = stream_counts(store, topic)[0]
+        assert (counts["accepted"], counts["duplicate"], counts["delivered"]) == (25, 4, 30)
+        assert stands(store)[0].next_offset == 20
+        # And under a worker that has it.
+        worker = started(root)
+        try:
+            assert worker.stderr is not None
+            while "takes" not in worker.stderr.readline():
+                assert worker.poll() is None
+            make_again()
+            send(broker, topic, [value(row(number)) for number in range(25, 75)])
+            _, said = worker.communicate(timeout=90)
+        finally:
+            worker.kill()
+        assert worker.returncode == NEEDS_A_PERSON and "which was deleted" in said
+        assert totals(stream_counts(store, topic))["delivered"] == 30
 
 
 def delete_records(admin: KafkaAdminClient, topic: str, *, before: int) -> None:
