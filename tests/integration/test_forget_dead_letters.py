@@ -40,12 +40,23 @@ def text(value: object) -> bytes:
 
 
 @pytest.fixture
-def root(tmp_path: Path, empty_store_url: str) -> Path:
-    (tmp_path / "features.py").write_text(FEATURES_PY)
-    (tmp_path / "featurestore.toml").write_text(f'[store]\nurl = "{empty_store_url}"\n')
-    with FeatureStore(tmp_path) as store:
+def root(tmp_path: Path) -> Path:
+    """A project that is applied, its store a file."""
+    return applied(tmp_path, "store.db")
+
+
+@pytest.fixture
+def root_on_each(tmp_path: Path, empty_store_url: str) -> Path:
+    """The same on each database in turn."""
+    return applied(tmp_path, empty_store_url)
+
+
+def applied(root: Path, url: str) -> Path:
+    (root / "features.py").write_text(FEATURES_PY)
+    (root / "featurestore.toml").write_text(f'[store]\nurl = "{url}"\n')
+    with FeatureStore(root) as store:
         store.apply()
-    return tmp_path
+    return root
 
 
 def bury(
@@ -83,7 +94,8 @@ PURCHASES: list[tuple[str, bytes, str]] = [
 ]
 
 
-def test_dead_letters_that_say_whose_they_are_go_and_those_that_may_be_are_named(root: Path):
+def test_dead_letters_that_say_whose_they_are_go_and_those_that_may_be_are_named(root_on_each: Path):
+    root = root_on_each
     bury(root, "purchases", [value for _, value, _ in PURCHASES])
     expected = {
         kind: [i for i, one in enumerate(PURCHASES) if one[2] == kind] for kind in ("erased", "suspected")
@@ -104,14 +116,14 @@ def test_dead_letters_that_say_whose_they_are_go_and_those_that_may_be_are_named
     assert "dead-letters discard" in told
 
 
-def test_what_was_erased_is_not_in_the_stores_file_any_more(root: Path, empty_store_url: str):
-    if not empty_store_url.startswith("sqlite"):
-        return
+def test_what_was_erased_is_not_in_the_stores_file_any_more(root: Path):
     marked = {**ROW, "card_id": "card-to-be-forgotten", "memo": "secret-of-it"}
     bury(root, "purchases", [text(marked), text(OTHER)])
     with FeatureStore(root) as store:
         assert store.forget({"card_id": "card-to-be-forgotten"}).purged
-    for file in root.glob("*.db*"):
+    files = list(root.glob("store.db*"))
+    assert files
+    for file in files:
         held = file.read_bytes()
         assert b"card-to-be-forgotten" not in held and b"secret-of-it" not in held
 
@@ -180,7 +192,8 @@ def test_in_avro_a_text_is_found_among_the_bytes_and_a_number_may_be_in_any_of_t
     assert left(root, "purchases") == [0, 1]
 
 
-def test_many_dead_letters_are_searched_in_small_steps(root: Path):
+def test_many_dead_letters_are_searched_in_small_steps(root_on_each: Path):
+    root = root_on_each
     mine = {number for number in range(170) if number % 3 == 0}
     bury(root, "purchases", [text(ROW if number in mine else OTHER) for number in range(170)])
     with FeatureStore(root) as store:

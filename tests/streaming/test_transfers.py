@@ -7,9 +7,11 @@ import random
 import subprocess
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager
 from decimal import Decimal
 from pathlib import Path
+from threading import Event
 
 import httpx
 import pytest
@@ -22,6 +24,7 @@ from tests.streaming.transfers_project import (
     VIEWS,
     Balance,
     balance,
+    command,
     gains,
     moved,
     project,
@@ -33,6 +36,7 @@ from tests.streaming.transfers_project import (
 PARTITIONS = 3
 TIMELINES = (1, 2)
 STALLED_S = 120.0
+COMPACTED_EVERY_S = 5.0
 
 
 class Ingest:
@@ -109,6 +113,27 @@ def working(root: Path) -> Iterator[subprocess.Popen[str]]:
         worker.communicate()
 
 
+@contextmanager
+def compacted(root: Path, every_s: float | None) -> Iterator[None]:
+    """A process that folds the store again and again beside the others; None for no such process."""
+    if every_s is None:
+        yield
+        return
+    stop = Event()
+
+    def compact() -> None:
+        while not stop.wait(every_s):
+            subprocess.run(command(root, "compact"), check=True, capture_output=True, timeout=600)
+
+    with ThreadPoolExecutor(1) as thread:
+        running = thread.submit(compact)
+        try:
+            yield
+        finally:
+            stop.set()
+        running.result()
+
+
 @pytest.mark.parametrize(
     ("empty_store_url", "total", "reads"),
     [
@@ -132,6 +157,8 @@ def test_the_money_of_all_accounts_adds_up_to_nothing_in_every_answer_while_tran
             working(root) as worker,
             closing(Ingest(broker, topic, store, worker)) as ingest,
             served(root) as client,
+            # A long run reads hot accounts thousands of times, as a store would be run that has such.
+            compacted(root, COMPACTED_EVERY_S if total > 50_000 else None),
         ):
             until_it_is_answered(client)
             answers, raced = read_while_it_goes_on(ingest, client, reads, total)

@@ -7,7 +7,6 @@ Time: every transfer lies before ``AS_OF``, a second after the one before it.
 from __future__ import annotations
 
 import json
-import os
 import random
 import socket
 import subprocess
@@ -112,15 +111,18 @@ def moved(values: Sequence[bytes]) -> dict[str, tuple[int, int, Decimal]]:
     return made
 
 
+def command(root: Path, *arguments: str) -> list[str]:
+    code = "from featurestore.cli import main; raise SystemExit(main())"
+    return [sys.executable, "-c", code, "-C", str(root), *arguments]
+
+
 @contextmanager
 def served(root: Path) -> Iterator[httpx.Client]:
     """A server process over the project, ready; a client of it."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-    code = "from featurestore.cli import main; raise SystemExit(main())"
-    command = [sys.executable, "-c", code, "-C", str(root), "serve", "--port", str(port)]
     with tempfile.TemporaryFile() as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, env=os.environ)
+        process = subprocess.Popen(command(root, "serve", "--port", str(port)), stdout=log, stderr=log)
         try:
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120) as client:
                 _until_ready(client, process)
