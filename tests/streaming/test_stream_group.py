@@ -119,18 +119,18 @@ def test_one_worker_then_four_then_one_under_load_always_end_balanced_and_lose_n
         workers.append(running[0])
         producer.start()
         try:
-            wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers)
+            wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers, within_s=120)
             for _ in range(rounds):
                 for number in (1, 2, 3):
                     running[number] = started(root, number)
                     workers.append(running[number])
-                wait_for(lambda: sorted(shares(store, 6).values()) == [1, 1, 2, 2], workers)
+                wait_for(lambda: sorted(shares(store, 6).values()) == [1, 1, 2, 2], workers, within_s=120)
                 before = read(store)
                 wait_for(lambda: read(store) > before + 500, workers)  # noqa: B023 - used at once
                 for number in (1, 2, 3):
                     stopped(running.pop(number))
                 # A static member that leaves is waited for until its session ends; then its partitions move.
-                wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers)
+                wait_for(lambda: shares(store, 6) == {"test-0": 6}, workers, within_s=120)
         finally:
             ended.set()
             producer.join()
