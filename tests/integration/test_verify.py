@@ -9,13 +9,15 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
+from api_project import served, write_project
 
-from featurestore import clock
+from featurestore import FeatureStore, clock
 from featurestore.batch import verify as verifying
 from featurestore.dtypes import STRING, instant_text
 from featurestore.log.request_files import SCHEMA, read_answers, request_files, rewrite_answers
@@ -324,6 +326,43 @@ def test_a_change_of_what_is_looked_up_counts_since_it_entered(made: Verified) -
     assert before != after
     found = made.verify()
     assert found.ok and found.equal == found.answers, found.text()
+
+
+def test_answers_of_a_server_that_takes_pushes_and_backfills_meanwhile_verify(tmp_path: Path) -> None:
+    project = write_project(tmp_path / "project", settings="[request_log]\nsample = 1.0\n")
+    commits: set[int] = set()
+    given: list[int] = []
+    with served(project) as server:
+        body = {"features": ["kinds", "spend", "delays:count"], "as_of": MIDNIGHT, "known_at": "as_of",
+                "entities": {"card": ["c1", "c2"], "line": ["a", "b"], "run": [1, 1]}}  # fmt: skip
+
+        def push(number: int) -> None:
+            row = {"id": f"n{number % 25}", "card": f"c{number % 3}", "ts": at("11:00:00"), "x": number / 7}
+            known = {"known": at(f"12:00:{number % 60:02}"), "xs": [number / 3, None, -0.0], "n": number}
+            response = server.client.post("/ingest/payments", json=[row | known])
+            assert response.status_code == 200
+
+        def ask(number: int) -> None:
+            horizon = ["as_of", None, at("12:00:30")][number % 3]
+            response = server.client.post("/get-online-features", json=body | {"known_at": horizon})
+            assert response.status_code == 200
+            answer = response.json()
+            commits.add(answer["metadata"]["store_commit"])
+            given.append(2 * (len(answer["results"]) - len(body["entities"])))
+
+        with ThreadPoolExecutor(4) as threads:
+            asked = [threads.submit(one, i) for i in range(120) for one in (push, ask)]
+            with FeatureStore(project) as other:
+                other.backfill()
+                for _ in range(3):
+                    assert other.verify().ok
+                other.compact()
+            for one in asked:
+                one.result()
+    with FeatureStore(project) as store:
+        found = store.verify()
+    assert found.ok and found.equal == found.answers, found.text()
+    assert len(commits) >= 20 and found.answers == sum(given) > 1_000
 
 
 # What can't be compared

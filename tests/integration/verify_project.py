@@ -23,6 +23,7 @@ from featurestore.dtypes import parse
 from featurestore.log.cast import cast_rows
 from featurestore.log.request_files import read_answers, request_files, rewrite_answers
 from featurestore.serving.request_log import Answered, RequestLog
+from featurestore.serving.vectors import FeatureVectors
 from featurestore.settings import RequestLogSettings
 from featurestore.store.tables import segments, timeline_versions, truncates
 
@@ -89,6 +90,31 @@ def envelope(op: str, lsn: int, time: str, row: Mapping[str, Any]) -> dict[str, 
     return {**image, "op": op, "ts_ms": ms, "source": source}
 
 
+def log_answer(project: FeatureStore, request_id: str, vectors: FeatureVectors) -> None:
+    """Log an answer as a server does."""
+    settings = RequestLogSettings(sample=1.0)
+    log = RequestLog(project.store, project.root / settings.directory, settings, clock.now)
+    response = vectors.to_response(full_feature_names=True)
+    log.offer(Answered(request_id, clock.now(), vectors, response, 1))
+    log.start()
+    log.close()
+    # What is asked about a key that is forgotten is not logged.
+    assert log.counts.logged + log.counts.dropped == vectors.rows * len(vectors.vectors)
+
+
+def lose(project: FeatureStore, source: str, rows: Callable[[Any], bool]) -> int:
+    """Delete stored rows of a source's timelines behind the store's back; returns how many."""
+    with project.store.commit("damage", now_us=clock.now()) as commit:
+        connection = commit._connection
+        ids = select(timeline_versions.c.id).where(timeline_versions.c.source == source)
+        found = connection.execute(select(segments).where(segments.c.timeline_version_id.in_(ids))).all()
+        chosen = [row for row in found if rows(row)]
+        for row in chosen:
+            same = [c == value for c, value in zip(segments.c, row, strict=True) if c.name != "payload"]
+            connection.execute(delete(segments).where(*same))
+    return len(chosen)
+
+
 class Verified:
     """The project, open."""
 
@@ -146,16 +172,9 @@ class Verified:
     ) -> dict[str, list[object]]:
         """One request, answered and logged."""
         entities: dict[str, Sequence[object]] = {"id": ids} if ids else {"card": cards}
-        vectors = self.project.online_features(list(features), entities, as_of=as_of, known_at=known_at)
-        settings = RequestLogSettings(sample=1.0)
-        log = RequestLog(self.project.store, self.directory / settings.directory, settings, clock.now)
         self.requests += 1
-        response = vectors.to_response(full_feature_names=True)
-        log.offer(Answered(f"r{self.requests}", clock.now(), vectors, response, 1))
-        log.start()
-        log.close()
-        # What is asked about a key that is forgotten is not logged.
-        assert log.counts.logged + log.counts.dropped == vectors.rows * len(vectors.vectors)
+        vectors = self.project.online_features(list(features), entities, as_of=as_of, known_at=known_at)
+        log_answer(self.project, f"r{self.requests}", vectors)
         return vectors.to_dict()
 
     def verify(self, **more: Any) -> Verification:
@@ -165,15 +184,7 @@ class Verified:
 
     def lose(self, source: str, *, rows: Callable[[Any], bool] = lambda row: True) -> int:
         """Delete stored rows of a source's timelines behind the store's back; returns how many."""
-        with self.project.store.commit("damage", now_us=clock.now()) as commit:
-            connection = commit._connection
-            ids = select(timeline_versions.c.id).where(timeline_versions.c.source == source)
-            found = connection.execute(select(segments).where(segments.c.timeline_version_id.in_(ids))).all()
-            chosen = [row for row in found if rows(row)]
-            for row in chosen:
-                same = [c == value for c, value in zip(segments.c, row, strict=True) if c.name != "payload"]
-                connection.execute(delete(segments).where(*same))
-        return len(chosen)
+        return lose(self.project, source, rows)
 
     def lose_truncates(self) -> None:
         with self.project.store.commit("damage", now_us=clock.now()) as commit:
