@@ -5,8 +5,9 @@
 A store of 10M events of 100k entities (0.1 % delivered again, 0.1 % corrected; made and filled once, kept
 in DIRECTORY), asked over HTTP for 5 features of 1 and of 100 random entities as of one instant, over 1 and
 16 connections: requests a second, and the median and 99th percentile of their latency, medians of three
-rounds. The load is made by wrk where it is installed, else by this process. Before that, answers are
-compared with sums by ``math.fsum`` over the events.
+rounds; and the same of a server that logs every answer (``request_log.sample = 1``). The load is made by
+wrk where it is installed, else by this process. Before that, answers are compared with sums by ``math.fsum``
+over the events.
 
 Last numbers (November 2026, two cores shared with the load only): 10M events applied and filled in 10.4
 s, 0.37 GB. One entity: 1,068 requests/s, p50 0.90 ms, 0.10 of bare ASGI; over 16 connections 1,104/s. 100
@@ -108,16 +109,20 @@ def measured(project: Path, entities: int, seconds: float) -> Iterator[str]:
         with serving(project) as port:
             answer = post(port, bodies[0])
             ours = {c: rounds(port, bodies, c, seconds) for c in (1, 16)}
+        with serving(project, log=True) as port:
+            logging = {c: rounds(port, bodies, c, seconds) for c in (1, 16)}
         with bare(answer) as port:
             theirs = {c: rounds(port, bodies, c, seconds) for c in (1, 16)}
         for connections in (1, 16):
             mine, least = ours[connections], theirs[connections]
-            for name, found in (("featurestore", mine), ("bare ASGI", least)):
+            logs = logging[connections]
+            for name, found in (("featurestore", mine), ("which logs", logs), ("bare ASGI", least)):
                 yield (
                     f"{count:8} {connections:11} {name:>12} {found.requests_s:11.0f} {found.p50_ms:8.2f} "
                     f"{found.p99_ms:8.2f}" + (f"  {found.failed} FAILED" if found.failed else "")
                 )
             yield f"{'':20} {'ratio':>12} {mine.requests_s / least.requests_s:11.3f}"
+            yield f"{'':20} {'logging':>12} {logs.requests_s / mine.requests_s:11.3f}"
 
 
 def body(draw: random.Random, count: int, entities: int) -> bytes:
@@ -169,9 +174,11 @@ def post(port: int, content: bytes) -> bytes:
 
 
 @contextmanager
-def serving(project: Path) -> Iterator[int]:
+def serving(project: Path, *, log: bool = False) -> Iterator[int]:
+    """The service; ``log``: it logs every answer."""
     port = free_port()
-    with process([*featurestore(project), "serve", "--port", str(port)], port, "/ready"):
+    environment = {"FEATURESTORE_REQUEST_LOG__SAMPLE": "1" if log else "0"}
+    with process([*featurestore(project), "serve", "--port", str(port)], port, "/ready", **environment):
         yield port
 
 
@@ -197,9 +204,15 @@ uvicorn.run(app, port={port}, access_log=False, log_level="error", lifespan="off
 
 
 @contextmanager
-def process(command: list[str], port: int, ready: str, stdin: bytes = b"") -> Iterator[None]:
+def process(
+    command: list[str], port: int, ready: str, stdin: bytes = b"", **environment: str
+) -> Iterator[None]:
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        command,
+        env={**os.environ, **environment},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
     ) as running:
         assert running.stdin is not None
         running.stdin.write(stdin)

@@ -14,14 +14,16 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
+from numpy.typing import NDArray
 
 from featurestore.dtypes import instant_text
 from featurestore.log.request_files import SCHEMA, remove_leftovers, write_answers
@@ -35,6 +37,8 @@ from featurestore.store.forgotten_answers import (
     forget_answers,
     forgotten_keys,
 )
+
+I64 = NDArray[np.int64]
 
 logger = logging.getLogger("featurestore.request_log")
 
@@ -216,48 +220,79 @@ class RequestLog:
         return int(answers.num_rows)
 
 
-def answers_table(taken: list[Answered], store_id: str) -> pa.Table:
+def answers_table(taken: Sequence[Answered], store_id: str) -> pa.Table:
     """Answers as rows of the log."""
-    columns: dict[str, list[Any]] = {name: [] for name in SCHEMA.names}
+    made = _Rows()
     for one in taken:
-        _add(columns, one)
-    columns["store_id"] = [store_id] * len(columns["value"])
-    return pa.table(columns, schema=SCHEMA)
+        made.add(one)
+    return made.table(store_id)
 
 
-def _add(columns: dict[str, list[Any]], one: Answered) -> None:
-    vectors = one.vectors
-    rows = vectors.rows
-    as_of = [vectors.as_of] * rows if isinstance(vectors.as_of, int) else list(vectors.as_of)
-    known_at = instant_text(vectors.known_at) if isinstance(vectors.known_at, int) else vectors.known_at
-    faces = {name: json_values(array, dtype) for name, (array, dtype) in vectors.keys.items()}
-    texts: dict[tuple[str, ...], tuple[list[str], str]] = {}
-    results = one.response["results"][len(vectors.keys) :]
-    for vector, result in zip(vectors.vectors, results, strict=True):
-        if vector.keys not in texts:
-            keys = zip(*(faces[name] for name in vector.keys), strict=True)
-            types = {name: str(vectors.keys[name][1]) for name in vector.keys}
-            said = [_json(dict(zip(vector.keys, key, strict=True))) for key in keys]
-            texts[vector.keys] = said, _json(types)
-        key_texts, types_text = texts[vector.keys]
-        same = {
-            "answered_at": one.answered_at,
-            "request_id": one.request_id,
-            "store_commit": vectors.store_commit,
-            "view": vector.view.partition("@")[0],
-            "version": vectors.view_versions[vector.view],
-            "feature": vector.feature.name,
-            "type": str(vector.feature.dtype),
-            "key_types": types_text,
-            "known_at": known_at,
-        }
-        for name, value in same.items():
-            columns[name] += [value] * rows
-        columns["keys"] += key_texts
-        columns["as_of"] += as_of
-        columns["value"] += map(_json, result["values"])
-        columns["status"] += result["statuses"]
-        columns["event_timestamp"] += vector.latest_instants().tolist()
+class _Rows:
+    """Rows of the log, a feature of an answer at a time: what they have in common is kept once, so that
+    little more than the values' JSON costs time that answers could use."""
+
+    def __init__(self) -> None:
+        self._rows: list[int] = []
+        self._common: dict[str, list[object]] = {}
+        self._keys: list[str] = []
+        self._key: list[I64] = []
+        self._as_of: list[I64] = []
+        self._values: list[str] = []
+        self._statuses: list[str] = []
+        self._stamps: list[I64] = []
+
+    def add(self, one: Answered) -> None:
+        vectors = one.vectors
+        rows = vectors.rows
+        as_of = np.broadcast_to(np.asarray(vectors.as_of, np.int64), rows)
+        known_at = instant_text(vectors.known_at) if isinstance(vectors.known_at, int) else vectors.known_at
+        faces = {name: json_values(array, dtype) for name, (array, dtype) in vectors.keys.items()}
+        keys: dict[tuple[str, ...], tuple[I64, str]] = {}
+        results = one.response["results"][len(vectors.keys) :]
+        for vector, result in zip(vectors.vectors, results, strict=True):
+            names = vector.keys
+            if names not in keys:
+                numbers = np.arange(len(self._keys), len(self._keys) + rows)
+                values = zip(*(faces[name] for name in names), strict=True)
+                self._keys += [_json(dict(zip(names, key, strict=True))) for key in values]
+                keys[names] = numbers, _json({name: str(vectors.keys[name][1]) for name in names})
+            key, key_types = keys[names]
+            common = {
+                "answered_at": one.answered_at,
+                "request_id": one.request_id,
+                "store_commit": vectors.store_commit,
+                "view": vector.view.partition("@")[0],
+                "version": vectors.view_versions[vector.view],
+                "feature": vector.feature.name,
+                "type": str(vector.feature.dtype),
+                "key_types": key_types,
+                "known_at": known_at,
+            }
+            for name, value in common.items():
+                self._common.setdefault(name, []).append(value)
+            self._rows.append(rows)
+            self._key.append(key)
+            self._as_of.append(as_of)
+            self._values += map(_json, result["values"])
+            self._statuses += result["statuses"]
+            self._stamps.append(vector.latest_instants())
+
+    def table(self, store_id: str) -> pa.Table:
+        index = pa.array(np.repeat(np.arange(len(self._rows)), self._rows))
+        types = {field.name: field.type for field in SCHEMA}
+        columns = {name: pa.array(some, types[name]).take(index) for name, some in self._common.items()}
+        columns["store_id"] = pa.repeat(pa.scalar(store_id), len(index))
+        columns["keys"] = pa.array(self._keys, pa.string()).take(pa.array(_joined(self._key)))
+        columns["as_of"] = pa.array(_joined(self._as_of)).cast(types["as_of"])
+        columns["value"] = pa.array(self._values, pa.string())
+        columns["status"] = pa.array(self._statuses, pa.string())
+        columns["event_timestamp"] = pa.array(_joined(self._stamps)).cast(types["event_timestamp"])
+        return pa.table([columns[name] for name in SCHEMA.names], schema=SCHEMA)
+
+
+def _joined(parts: Sequence[I64]) -> I64:
+    return np.concatenate(parts) if parts else np.empty(0, np.int64)
 
 
 def _json(value: object) -> str:
