@@ -14,6 +14,7 @@ NAMES = (
     "serving",
     "store_io",
     "postgres",
+    "stream",
     "store_payload",
     "kernel_sums",
     "kernel_ranked",

@@ -122,8 +122,10 @@ def fail(*_: object, **__: object) -> None:
 class Writers:
     """A project with writers that do not know of one another, as processes wouldn't."""
 
-    def __init__(self, root: Path, memories: Sequence[int], opened: ExitStack) -> None:
+    def __init__(self, root: Path, memories: Sequence[int], opened: ExitStack, url: str = "") -> None:
         self.root, self._memories, self._opened = project(root), memories, opened
+        if url:
+            (root / "featurestore.toml").write_text(f'[store]\nurl = "{url}"\n')
         write(root, "0.parquet", rows([(0, 6, 0, 0)]))
         with FeatureStore(root) as store:
             store.apply()
@@ -205,6 +207,28 @@ def test_writers_with_memory_do_what_one_without_does():
     )
     run_until(check, 12, lambda: min(met[kind] for kind in wanted) >= 5)
     assert min(met[kind] for kind in wanted) >= 5, met
+
+
+def test_writers_with_memory_on_postgresql_do_what_one_without_does(tmp_path: Path, postgres_url: str):
+    draw = random.Random(8)
+
+    def versions() -> list[Version]:
+        return [
+            (draw.randrange(CARDS), draw.randrange(7), draw.randrange(3), draw.randrange(4))
+            for _ in range(draw.randint(1, 8))
+        ]
+
+    kinds = ("push", "push", "meanwhile", "meanwhile", "failed", "fold", "remove", "backfill", "restart")
+    with ExitStack() as opened:
+        several = Writers(tmp_path / "several", [1_500, 1 << 20], opened, postgres_url)
+        alone = Writers(tmp_path / "alone", [0], opened)
+        for number in range(60):
+            what = "forget" if number == 40 else draw.choice(kinds)
+            first = draw.randrange(CARDS if what in ("fold", "remove") else 2)
+            step = (what, first, *([2] if what == "forget" else [versions(), versions()]))
+            assert several.step(*step) == alone.step(*step), step
+        assert stored(several.of[0]) == stored(alone.of[0])
+        assert answers(several.of[1], CARDS) == answers(alone.of[0], CARDS)
 
 
 @pytest.fixture
