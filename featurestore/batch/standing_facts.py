@@ -110,8 +110,7 @@ class FactsFound:
         absent = (facts.row >= facts.logged) & (facts.commit <= most[facts.entity])
         at, since = facts.truncates
         rows = [facts.row[absent], at[(at >= facts.logged) & (since <= most.max(initial=-1))]]
-        for row in np.unique(np.concatenate(rows)).tolist():
-            key = _key(facts, row)
+        for row, key in _keys(facts, np.unique(np.concatenate(rows))):
             if key not in self._missing:
                 self._missing.add(key)
                 self._found.missing += 1
@@ -139,15 +138,13 @@ class FactsFound:
                 oldest = self._found.freshness.oldest_us or 0
                 self._found.freshness.oldest_us = max(oldest, int(age.max()))
         self._found.freshness.questions += int(stale.sum())
-        for row in np.unique(np.concatenate(fresh)).tolist() if fresh else ():
-            key = _key(facts, row)
-            if key not in self._fresh:
-                self._fresh.add(key)
-                self._found.freshness.facts += 1
+        found = np.unique(np.concatenate(fresh)) if fresh else np.empty(0, np.int64)
+        keys = {key for _, key in _keys(facts, found)} - self._fresh
+        self._fresh |= keys
+        self._found.freshness.facts += len(keys)
 
     def _add_lost(self, facts: EnteredFacts, rows: I64) -> None:
-        for row in rows.tolist():
-            key = _key(facts, row)
+        for row, key in _keys(facts, rows):
             if key not in self._lost:
                 self._lost.add(key)
                 self._found.lost += 1
@@ -177,13 +174,16 @@ def _timeline(facts: EnteredFacts) -> bytes:
     return facts.timeline.id.to_bytes(8, "big")
 
 
-def _key(facts: EnteredFacts, row: int) -> bytes:
-    """What tells a fact from others: its content, or, where equal rows are as many facts, its place."""
-    if facts.plan.source.identity or row >= facts.logged:
-        value: bytes = single(facts.table.slice(row, 1), HASH_COLUMN)[0].as_py()
-        own = b"" if facts.plan.source.identity else row.to_bytes(8, "big")
-        return _timeline(facts) + value + own
-    return _timeline(facts) + facts.place(row).text().encode()
+def _keys(facts: EnteredFacts, rows: I64) -> Iterator[tuple[int, bytes]]:
+    """Rows with what tells each fact from others: its content, and, where equal rows are as many facts, its
+    place."""
+    mark = _timeline(facts)
+    hashes = single(facts.table, HASH_COLUMN).take(pa.array(rows)).to_pylist()
+    for row, value in zip(rows.tolist(), hashes, strict=True):
+        place = ""
+        if not facts.plan.source.identity:
+            place = facts.place(row).text() if row < facts.logged else str(row)
+        yield row, mark + value + place.encode()
 
 
 def named(facts: EnteredFacts, row: int, what: str, side: str) -> NamedFact:

@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 from api_project import served, write_project
+from sqlalchemy import update
 
 from featurestore import FeatureStore, clock
 from featurestore.batch import verify as verifying
@@ -25,6 +26,7 @@ from featurestore.store.delivery import Layout
 from featurestore.store.entity_key import encode_key
 from featurestore.store.payload import encode_versions, reader
 from featurestore.store.records import SegmentRow
+from featurestore.store.tables import segments
 from tests.integration.verify_project import MIDNIGHT, Verified, at, envelope, payment
 
 C1 = encode_key(["c1"], [STRING])
@@ -236,6 +238,21 @@ def test_what_a_push_brought_and_the_store_lost_is_named(made: Verified) -> None
     found = made.verify()
     [fact] = found.lost_facts
     assert (fact.id["id"], fact.place) == ("pushed", "pushed rows, row 1") and found.differing
+
+
+def test_what_the_store_says_entered_after_it_had_taken_its_file_was_lost_to_the_answers_before(
+    made: Verified,
+) -> None:
+    made.ask("spend", cards=["c1"])
+    made.project.ingest("payments", [payment("p9", "12:00:00", 1.0, card="c2")])
+    with made.project.store.commit("damage", now_us=clock.now()) as commit:
+        mine = segments.c.entity_key == C1
+        commit._connection.execute(update(segments).where(mine).values(commit_number=commit.number))
+    made.ask("spend", cards=["c1"])
+    found = made.verify()
+    assert not found.ok and found.lost >= 3 and found.equal >= 12
+    assert {one.store_commit for one in found.differences} < set(range(commit.number))
+    assert {fact.id["id"] for fact in found.lost_facts if "id" in fact.id} >= {"p1", "p2", "p4"}
 
 
 def test_content_that_was_changed_in_the_store_is_not_taken_for_the_logs(made: Verified) -> None:
