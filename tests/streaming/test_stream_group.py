@@ -60,7 +60,10 @@ def applied(root: Path) -> Path:
 def wait_for(what: Callable[[], bool], workers: Processes, *, within_s: float = 60) -> None:
     deadline_s = time.monotonic() + within_s
     while not what():
-        assert time.monotonic() < deadline_s, "it did not come"
+        if time.monotonic() > deadline_s:
+            for one in workers:
+                one.terminate()
+            raise AssertionError("it did not come", [one.communicate(timeout=60)[1] for one in workers])
         for one in workers:
             assert one.poll() in (None, 0), one.communicate()
         time.sleep(0.02)

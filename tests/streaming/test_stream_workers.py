@@ -69,46 +69,57 @@ def lives(pid: int) -> bool:
         return False
 
 
+@pytest.mark.parametrize(
+    ("rounds", "kills"), [(1, 1), pytest.param(6, 3, marks=[pytest.mark.slow, pytest.mark.timeout(1800)])]
+)
 def test_three_workers_on_sqlite_give_the_answers_of_a_backfill_whichever_process_is_killed(
-    tmp_path: Path, broker: Broker
+    tmp_path: Path, broker: Broker, rounds: int, kills: int
 ):
-    rows = messy_rows(21, 3_000, cards=CARDS)
+    # A thousand messages before each kill: of a worker, and last of the process that started them.
+    rows = messy_rows(21, 1_000 * rounds * (kills + 2), cards=CARDS)
     topic = new_topic(broker, partitions=3)
     root = applied(project(tmp_path / "stream", broker, topic, batch=50))
     draw = random.Random(22)
     partitions = [draw.randrange(3) for _ in rows]
+    sent = 0
 
-    def more(first: int, end: int) -> None:
-        send(broker, topic, [value(one) for one in rows[first:end]], partitions=partitions[first:end])
+    def more() -> int:
+        """Send a thousand; how many there were before."""
+        nonlocal sent
+        part = slice(sent, sent + 1_000)
+        send(broker, topic, [value(one) for one in rows[part]], partitions=partitions[part])
+        sent += 1_000
+        return sent - 1_000
 
     with FeatureStore(root) as store:
-        running = command(root, "--workers", "3")
-        try:
-            wait_for(lambda: shares(store, 3) == {f"test-{number}": 1 for number in range(3)}, running)
-            more(0, 1_000)
-            wait_for(lambda: read(store) > 0, running)
-            before = children(running)
-            assert len(before) == 3
-            killed = draw.choice(sorted(before))
-            os.kill(killed, signal.SIGKILL)
-            more(1_000, 2_000)
-            wait_for(lambda: read(store) == 2_000 and len(children(running) - before) == 1, running)
-            # Who started them is killed under load: they end, and others go on from there.
-            more(2_000, 3_000)
-            workers = children(running)
-            wait_for(lambda: read(store) > 2_000, running)
-            running.kill()
-            soon(lambda: not any(map(lives, workers)))
-        finally:
-            running.kill()
-            running.communicate()
+        for _ in range(rounds):
+            running = command(root, "--workers", "3")
+            try:
+                wait_for(lambda: len(children(running)) == 3, running)  # noqa: B023 - used at once
+                wait_for(lambda: shares(store, 3) == {f"test-{number}": 1 for number in range(3)}, running)
+                more()
+                wait_for(lambda: read(store) == sent, running)
+                for _ in range(kills):
+                    workers, before = children(running), more()
+                    wait_for(lambda: read(store) > before, running)  # noqa: B023 - used at once
+                    os.kill(draw.choice(sorted(workers)), signal.SIGKILL)
+                    wait_for(lambda: read(store) == sent, running)
+                    wait_for(lambda: len(children(running) - workers) == 1, running)  # noqa: B023
+                # Who started them is killed under load: they end, and others go on from there.
+                workers, before = children(running), more()
+                wait_for(lambda: read(store) > before, running)  # noqa: B023 - used at once
+                running.kill()
+                soon(lambda: not any(map(lives, workers)))  # noqa: B023 - used at once
+            finally:
+                running.kill()
+                running.communicate()
         alone = command(root)
         try:
-            wait_for(lambda: read(store) == 3_000, alone)
+            wait_for(lambda: read(store) == sent, alone)
         finally:
             alone.terminate()
             alone.communicate()
-        assert totals(stream_counts(store, topic))["delivered"] == 3_000
+        assert totals(stream_counts(store, topic))["delivered"] == len(rows) == sent
         whole = log_project(tmp_path / "whole")
         write(whole, "all.parquet", rows)
         with FeatureStore(whole) as expected:
