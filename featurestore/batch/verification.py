@@ -21,6 +21,9 @@ NOT_ENTERED = "not entered"
 DAMAGED = "of other content in the store"
 TAKEN = "part of the value"
 
+# What a person is shown of a kind; the data have as many as were asked for.
+SHOWN = 10
+
 
 @dataclass(frozen=True)
 class NamedFact:
@@ -187,16 +190,25 @@ class Verification:
                 f"  missing: {self.missing:,} facts had entered and are not in the log; {self.unverified:,}"
                 " answers agree only with them"
             )
-            lines += [f"    {fact.text()}" for fact in self.missing_facts]
+            lines += _few([[f"  {fact.text()}"] for fact in self.missing_facts], self.missing)
         if self.ahead:
             lines.append(f"  {self.ahead:,} answers are of commits that the store does not have")
         if self.lost:
             lines.append(f"  lost: {self.lost:,} facts of the log that the store should have and has not")
-            lines += [f"    {fact.text()}" for fact in self.lost_facts]
+            lines += _few([[f"  {fact.text()}"] for fact in self.lost_facts], self.lost)
         if self.differing:
             lines.append(f"  differing: {self.differing:,} answers")
-            lines += [f"  {line}" for one in self.differences for line in one.text()]
+            lines += _few([one.text() for one in self.differences], self.differing)
         return "\n".join(lines)
+
+
+def _few(told: Sequence[Sequence[str]], total: int) -> list[str]:
+    """The first of what there is, and how many more there are."""
+    shown = told[:SHOWN]
+    lines = [f"  {line}" for one in shown for line in one]
+    if total > len(shown):
+        lines.append(f"    and {total - len(shown):,} more; --json names up to --limit of them")
+    return lines
 
 
 def _text(instant: int | None) -> str | None:
