@@ -147,6 +147,7 @@ class IngestResponse(msgspec.Struct):
     accepted: int
     corrected: int
     duplicate: int
+    late: Annotated[int, Meta(description="events before all that a question may still see: nothing is kept")]
     keyless: int
     forgotten: Annotated[int, Meta(description="rows of forgotten entities: nothing of them is kept")]
     ignored: Annotated[int, Meta(description="tombstones and the like")]

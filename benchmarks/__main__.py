@@ -13,6 +13,7 @@ NAMES = (
     "backfill",
     "serving",
     "store_io",
+    "compaction",
     "postgres",
     "stream",
     "store_payload",

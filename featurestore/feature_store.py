@@ -296,15 +296,25 @@ class FeatureStore:
         as_of: object = None,
         known_at: object = None,
     ) -> FeatureVectors:
-        """The features of each entity row at ``as_of``, one instant or one a row."""
+        """The features of each entity row at ``as_of``, one instant or one a row.
+
+        OutsideRetentionError for a question before what a view with ``retention`` still answers.
+        """
+        from featurestore.serving.lookup import outside_retention
+
         service, references = self._asked(features)
-        return self.lookup.vectors(
+        found = self.lookup.vectors(
             features=references,
             feature_service=service,
             entities=entities,
             as_of=_as_of(as_of),
             known_at=horizon(known_at),
         )
+        for vector in found.vectors:
+            if vector.outside is not None:
+                assert vector.horizon_us is not None
+                raise outside_retention(vector.view, vector.horizon_us)
+        return found
 
     def _asked(self, features: str | Sequence[str]) -> tuple[str | None, list[str] | None]:
         if not isinstance(features, str):

@@ -113,6 +113,7 @@ class StreamingSettings(BaseModel):
     session_timeout_s: float = Field(
         45.0, gt=0, description="a worker that is silent for so long loses its partitions"
     )
+    compact: bool = Field(True, description="fold small rows while workers run")
     max_value_bytes: int = Field(1_000_000, ge=1, description="longer values are dead letters")
     schema_registry: str | None = Field(
         None,

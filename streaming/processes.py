@@ -23,6 +23,7 @@ from typing import Any
 
 from featurestore import FeatureStore
 from featurestore.errors import StreamError
+from streaming.compacting import compacting
 from streaming.settings import NEEDS_A_PERSON
 from streaming.writer import StoreWriter, Writer, serve
 
@@ -53,6 +54,7 @@ def run(project: Path, workers: int, flags: Sequence[str]) -> list[dict[str, Any
         writer = None
         if workers > 1 and not store.settings.store.url.startswith("postgres"):
             writer = StoreWriter(store.store)
+        opened.enter_context(compacting(store))
         turn = Lock()
         running = [WorkerProcess(project, number, flags, writer, turn) for number in range(workers)]
         try:

@@ -80,6 +80,7 @@ def push(
         "accepted": report.accepted,
         "corrected": report.corrected,
         "duplicate": report.duplicate,
+        "late": report.late,
         "keyless": report.keyless,
         "forgotten": report.forgotten,
         "ignored": report.ignored,

@@ -18,6 +18,7 @@ SHOWN = 10
 _TOLD = {
     "corrected": "corrections",
     "duplicate": "duplicates",
+    "late": "too late to be of use",
     "keyless": "without an entity key",
     "rejected": "rejected",
     "ignored": "ignored",

@@ -57,15 +57,15 @@ def not_entered(facts: EnteredFacts, entity: I64, commit: I64, since: I64) -> It
         question = np.repeat(some, count[some])
         # A change of a row that the timeline did not know then was nobody's business there.
         concerns = facing.joined[at] <= commit[question]
+        if facts.timeline.floor_us is not None:
+            # Dropped, or late when it came: of no use to any question that is still answered.
+            concerns &= happened[facing.row[at]] >= facts.timeline.floor_us
         at, question = at[concerns], question[concerns]
         row = facing.row[at]
         unknown = np.unique(row[since[row] < 0])
         if len(unknown):
             since[unknown] = facts.when.since(unknown)
-        lost = since[row] <= commit[question]
-        if facts.timeline.horizon_us is not None:
-            lost &= happened[row] >= facts.timeline.horizon_us
-        yield Pairs(question, row, lost)
+        yield Pairs(question, row, since[row] <= commit[question])
 
 
 def lost_truncates(facts: EnteredFacts, commit: int) -> I64:

@@ -80,6 +80,8 @@ def compact(
     Each commit of a stream and each push leaves a small row for each entity that it concerns. Reading an
     entity gets slower by them, and the store larger. Folding makes of an entity's many rows a few, in commits
     of some 50 ms, while requests are answered and streams, pushes and backfills go on: run it at any time.
+    `featurestore stream` does it all the time ([streaming] compact). Where views declare a retention, events
+    that no question inside it can see are dropped first.
 
     SQLite's file gets shorter by it. In PostgreSQL the room is used again by what comes; --full gives it back
     to the system, and each part of the store waits while it is written anew. A SQLite file that an older

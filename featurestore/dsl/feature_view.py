@@ -5,19 +5,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from featurestore.dsl.aggregation import Aggregation
 from featurestore.dsl.entity import Entity
 from featurestore.dsl.names import check_cosmetics, checked
 from featurestore.dsl.source import EventSource
 from featurestore.dsl.table_source import TableSource
+from featurestore.dsl.window import span_us
 from featurestore.errors import DefinitionError, suggestion
 
 
 @dataclass(frozen=True)
 class FeatureView:
     """Features of ``entity`` over the facts of ``source``. ``description``, ``tags`` and ``owner`` are
-    cosmetic."""
+    cosmetic.
+
+    ``retention``, as ``"400d"``: how far back questions to the store may reach. Compaction then drops events
+    that no question inside it can see; without it the store keeps everything. Training sets read the log and
+    know no retention.
+    """
 
     name: str
     entity: Entity
@@ -26,6 +33,7 @@ class FeatureView:
     description: str = ""
     tags: dict[str, str] = field(default_factory=dict, hash=False)
     owner: str = ""
+    retention: str | timedelta | None = None
 
     def __post_init__(self) -> None:
         checked(self.name, "feature view")
@@ -57,6 +65,7 @@ class FeatureView:
                         hint="an event belongs to the entity that its own columns name",
                     )
         check_cosmetics(label, description=self.description, tags=self.tags, owner=self.owner)
+        self._check_retention(label)
         if not isinstance(self.features, list | tuple):
             raise DefinitionError(
                 f"{label}: features={self.features!r} is not a list", hint="write features=[agg.count()]"
@@ -80,6 +89,21 @@ class FeatureView:
                         f'{label} has two features named "{name}"', hint='tell them apart with name="..."'
                     )
                 seen.add(name)
+
+    def _check_retention(self, label: str) -> None:
+        if self.retention is None:
+            return
+        if not isinstance(self.source, EventSource):
+            raise DefinitionError(
+                f"{label} has a retention, but its source is a table",
+                hint="leave retention out: a row lives until it is deleted, however old its change is",
+            )
+        if self.retention_us == 0:
+            raise DefinitionError(f"{label}: retention is empty", hint='write it like retention="400d"')
+
+    @property
+    def retention_us(self) -> int | None:
+        return None if self.retention is None else span_us(self.retention, what="retention")[1]
 
     def feature_names(self) -> tuple[str, ...]:
         return tuple(name for aggregation in self.features for name, _ in aggregation.feature_names())

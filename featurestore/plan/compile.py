@@ -174,7 +174,15 @@ def view_plan(view: FeatureView, source: SourcePlan, lookups: Sequence[LookupPla
     """A feature view over its source's plan, with the lookups that its features read of those that the source
     declares."""
     label = f'feature view "{view.name}"'
-    plan = ViewPlan(view.name, entity_plan(view.entity, source, label), source, (), tuple(lookups))
+    for one in lookups:
+        if one.view.retention_us is not None:
+            raise DefinitionError(
+                f"{label} looks something up in {one.view.label}, which has a retention",
+                hint=f"leave retention out of {one.view.name}: an event may be of any time",
+            )
+    plan = ViewPlan(
+        view.name, entity_plan(view.entity, source, label), source, (), tuple(lookups), view.retention_us
+    )
     features = tuple(
         feature for aggregation in view.features for feature in _features(aggregation, plan, label)
     )

@@ -154,6 +154,18 @@ class ViewPlan:
     source: SourcePlan
     features: tuple[Feature, ...]
     lookups: tuple[LookupPlan, ...] = ()
+    # How far back questions to the store may reach; no value depends on it, so no fingerprint does.
+    retention_us: int | None = None
+
+    @property
+    def reach_us(self) -> int | None:
+        """How far before its time a question looks: the longest delay and window together; None for a
+        lifetime."""
+        spans = [
+            None if feature.window_us is None else feature.delay_us + feature.window_us
+            for feature in self.features
+        ]
+        return None if None in spans else max((span for span in spans if span is not None), default=0)
 
     @property
     def hidden(self) -> bool:

@@ -50,6 +50,8 @@ def _encoded(value: object) -> object:
         if isinstance(value, ViewPlan) and not value.lookups:
             # As written before there were lookups: a definition that means the same has the same text.
             del parts["lookups"]
+        if isinstance(value, ViewPlan) and value.retention_us is None:
+            del parts["retention_us"]
         return {"$": type(value).__name__, **parts}
     match value:
         case tuple():

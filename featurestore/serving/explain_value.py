@@ -27,7 +27,7 @@ from featurestore.kernel.roles import ChangeRoles, KnownAt, Roles
 from featurestore.kernel.versions import single
 from featurestore.serving.entity_facts import EntityFacts
 from featurestore.serving.faces import json_values
-from featurestore.serving.lookup import Lookup, canonical_keys, choose, groups
+from featurestore.serving.lookup import Lookup, canonical_keys, choose, groups, outside_of, outside_retention
 from featurestore.serving.vectors import FeatureVector
 from featurestore.store import Store
 
@@ -139,6 +139,9 @@ def explain_value(
             )
         one = chosen[0]
         keys = canonical_keys(chosen, {name: [value] for name, value in entity.items()})
+        horizon_us = one.view.timeline.horizon_us
+        if horizon_us is not None and outside_of(horizon_us, np.array([as_of]), known_at) is not None:
+            raise outside_retention(one.asked, horizon_us)
         group = groups(chosen)[0]
         stored, asked = lookup.facts(snapshot, group, keys, np.array([as_of], np.int64), whole=True)
         plan = one.view.plan

@@ -13,9 +13,9 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from featurestore.dtypes import DType
-from featurestore.errors import RequestError, UnknownNameError, suggestion
-from featurestore.kernel.evaluate import Answers
+from featurestore.dtypes import DType, instant_text
+from featurestore.errors import OutsideRetentionError, RequestError, UnknownNameError, suggestion
+from featurestore.kernel.evaluate import NO_EVENT, Answers
 from featurestore.kernel.feature import Feature
 from featurestore.kernel.questions import Questions, questions
 from featurestore.kernel.roles import KnownAt
@@ -82,12 +82,14 @@ class Lookup:
             found: dict[tuple[str, str], FeatureVector] = {}
             for group in groups(chosen):
                 facts, asked = self.facts(snapshot, group, keys, times)
+                horizon_us = group[0].view.timeline.horizon_us
+                outside = outside_of(horizon_us, times, known_at)
                 plan, wanted = group[0].view.plan, [one.feature for one in group]
                 answers, _ = ask(
                     wanted, facts.table, facts.codes, facts.entities, plan.source.roles, known_at, asked,
                     lookups=self.held(snapshot, plan.lookups_for(wanted), facts), latest=True,
                 )  # fmt: skip
-                found |= _vectors(group, answers)
+                found |= _vectors(group, answers, outside, horizon_us)
             commit_number = snapshot.commit_number
         return FeatureVectors(
             keys=keys,
@@ -165,6 +167,24 @@ class Lookup:
         primary_key = () if source.changes is None else source.identity
         gone = self.registry(snapshot).forgotten.of(source.name, primary_key, pending=True)
         return stored.read(snapshot, numbers, values, gone)
+
+
+def outside_of(horizon_us: int | None, times: I64, known_at: KnownAt) -> NDArray[np.bool_] | None:
+    """Which questions are about a time, or a horizon of knowledge, that the store no longer answers; None for
+    none of them."""
+    if horizon_us is None:
+        return None
+    outside = times < horizon_us
+    if isinstance(known_at, int) and known_at < horizon_us:
+        outside = np.ones(len(times), np.bool_)
+    return outside if outside.any() else None
+
+
+def outside_retention(view: str, horizon_us: int) -> OutsideRetentionError:
+    return OutsideRetentionError(
+        f'feature view "{view}" answers questions from {instant_text(horizon_us)} on: as_of and known_at',
+        hint="training sets answer any time; a longer retention holds for what is rebuilt under it",
+    )
 
 
 def choose(registry: Registry, features: Sequence[str] | None, feature_service: str | None) -> list[Chosen]:
@@ -298,17 +318,25 @@ def _key_columns(plan: ViewPlan, features: Sequence[Feature]) -> list[str]:
     return [name for name in plan.entity.keys if name in used]
 
 
-def _vectors(group: Sequence[Chosen], answers: Answers) -> dict[tuple[str, str], FeatureVector]:
+def _vectors(
+    group: Sequence[Chosen], answers: Answers, outside: NDArray[np.bool_] | None, horizon_us: int | None
+) -> dict[tuple[str, str], FeatureVector]:
     made = {}
     for one, given in zip(group, answers.answers, strict=True):
         assert given.latest is not None
+        values, latest = given.values, given.latest
+        if outside is not None:
+            values = values.take(pa.array(np.arange(len(values)), mask=outside))
+            latest = np.where(outside, NO_EVENT, latest)
         made[one.asked, one.feature.name] = FeatureVector(
             view=one.asked,
             keys=one.view.plan.entity.keys,
             feature=one.feature,
-            values=given.values,
+            values=values,
             found=answers.found,
             flagged=given.flagged,
-            latest=given.latest,
+            latest=latest,
+            outside=outside,
+            horizon_us=horizon_us,
         )
     return made

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 EPOCH_TEXT = "1970-01-01T00:00:00Z"
 
-_STATUSES = ("PRESENT", "NULL_VALUE", "INVALID", "NOT_FOUND")
-_PRESENT, _NULL_VALUE, _INVALID, _NOT_FOUND = range(4)
+_STATUSES = ("PRESENT", "NULL_VALUE", "INVALID", "NOT_FOUND", "OUTSIDE_RETENTION")
+_PRESENT, _NULL_VALUE, _INVALID, _NOT_FOUND, _OUTSIDE_RETENTION = range(5)
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,8 @@ class FeatureVector:
 
     ``view`` is the view's name as it was asked for, ``view`` or ``view@version``; ``keys`` are the key
     columns of its entity. ``found`` bool[n]: the entity has a known fact before its time; ``flagged`` bool[n]
-    or None; ``latest`` int64[n], the latest event time in the feature's set.
+    or None; ``latest`` int64[n], the latest event time in the feature's set. ``outside`` bool[n] or None: the
+    question is about a time before ``horizon_us``, and is not answered.
     """
 
     view: str
@@ -41,6 +42,8 @@ class FeatureVector:
     found: NDArray[np.bool_]
     flagged: NDArray[np.bool_] | None
     latest: NDArray[np.int64]
+    outside: NDArray[np.bool_] | None = None
+    horizon_us: int | None = None
 
     @property
     def column(self) -> str:
@@ -48,12 +51,15 @@ class FeatureVector:
         return f"{self.view}__{self.feature.name}"
 
     def statuses(self) -> list[str]:
-        """PRESENT, NULL_VALUE, INVALID or NOT_FOUND, a row each; a value never depends on its status."""
+        """PRESENT, NULL_VALUE, INVALID or NOT_FOUND, a row each; a value never depends on its status.
+        OUTSIDE_RETENTION where there is none: the store may no longer hold what the question is about."""
         # The later an assignment, the more it says.
         made = np.where(self.values.is_null().to_numpy(zero_copy_only=False), _NULL_VALUE, _PRESENT)
         if self.flagged is not None:
             made[self.flagged] = _INVALID
         made[~self.found] = _NOT_FOUND
+        if self.outside is not None:
+            made[self.outside] = _OUTSIDE_RETENTION
         return [_STATUSES[code] for code in made.tolist()]
 
     def event_timestamps(self) -> list[str]:

@@ -99,7 +99,8 @@ def _prepared(
         facts, codes = delivery.facts.slice(a, b), _codes(delivery, first, end)
         there = seen.existing(source, upto, timeline_version_id, delivery.layout, keys, codes, facts)
         if there is not None:
-            return _additions(delivery, first, end, level, novelty(facts, codes, len(keys), *there), upto)
+            found = novelty(facts, codes, len(keys), *there, outlived=delivery.outlived_of(a, b))
+            return _additions(delivery, first, end, level, found, upto)
     return additions(delivery, first, end, level, source.read(timeline_version_id, keys), upto)
 
 
@@ -147,18 +148,17 @@ def _codes(delivery: Delivery, first: int, end: int) -> I64:
 def _novelty(delivery: Delivery, first: int, end: int, there: Payloads) -> Novelty:
     a, b = int(delivery.bounds[first]), int(delivery.bounds[end])
     if not delivery.layout.has_id:
-        return all_new(b - a)
+        return all_new(b - a).without_late(delivery.outlived_of(a, b))
     if first == end:
         return all_new(0)
     keys, codes = entity_keys(delivery, first, end), _codes(delivery, first, end)
-    facts = delivery.facts.slice(a, b)
+    facts, outlived = delivery.facts.slice(a, b), delivery.outlived_of(a, b)
     if not there:
-        return novelty(facts, codes, len(keys))
+        return novelty(facts, codes, len(keys), outlived=outlived)
     number = {key: n for n, key in enumerate(keys)}
     table, counts = reader(delivery.layout.stored).read(
         [one for payloads in there.values() for one in payloads]
     )
     owners = np.repeat([number[key] for key in there], [len(payloads) for payloads in there.values()])
-    return novelty(
-        facts, codes, len(keys), facts_of(table, delivery.layout), np.repeat(owners, counts).astype(np.int64)
-    )
+    existing, codes_there = facts_of(table, delivery.layout), np.repeat(owners, counts).astype(np.int64)
+    return novelty(facts, codes, len(keys), existing, codes_there, outlived=outlived)

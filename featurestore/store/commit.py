@@ -357,6 +357,16 @@ class Commit:
             update(timeline_versions).where(timeline_versions.c.id == timeline_version_id).values(state=state)
         )
 
+    def set_horizon(self, timeline_version_id: int, *, horizon_us: int, floor_us: int) -> None:
+        """From this commit on, no question before the horizon is answered, and no event before the floor is
+        needed."""
+        self._latest(registry_commit=self.number)
+        self._connection.execute(
+            update(timeline_versions)
+            .where(timeline_versions.c.id == timeline_version_id)
+            .values(horizon_us=horizon_us, floor_us=floor_us)
+        )
+
     def log_is_whole(self, timeline_version_id: int) -> None:
         """Say that a timeline version holds all that its source's log held by now."""
         self._latest(registry_commit=self.number)

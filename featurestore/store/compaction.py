@@ -13,8 +13,10 @@ from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
-from featurestore.store.folding import THOROUGH, WHOLE, Folder, Tiers, by_bound
+from featurestore.store.dropping import drop
+from featurestore.store.folding import THOROUGH, WHOLE, ChangedMeanwhileError, Folder, Tiers, by_bound
 from featurestore.store.records import SegmentRow, StoredRow, TimelineVersion
+from featurestore.store.retention import advance
 from featurestore.store.snapshot import Snapshot
 from featurestore.store.store import Store
 
@@ -35,7 +37,7 @@ Progress = Callable[[int, int, str], None]
 @dataclass
 class Folded:
     """What became of one timeline version: ``entities`` that were folded, their stored rows before and
-    after, and the ``versions`` in them."""
+    after, and the ``versions`` in them; ``dropped`` versions that no question inside the retention sees."""
 
     source: str
     entity: str
@@ -44,6 +46,7 @@ class Folded:
     rows_before: int = 0
     rows_after: int = 0
     versions: int = 0
+    dropped: int = 0
 
 
 @dataclass
@@ -55,6 +58,10 @@ class CompactionReport:
     bytes_before: int = 0
     bytes_after: int = 0
 
+    def rows(self) -> tuple[int, int]:
+        """How many stored rows were folded, and into how many."""
+        return sum(one.rows_before for one in self.timelines), sum(one.rows_after for one in self.timelines)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -65,16 +72,17 @@ class CompactionReport:
             for one in self.timelines
             if one.rows_before
         ] or ["nothing to fold"]
+        lines += [
+            f"{one.source} by {one.entity}: {one.dropped:,} versions are outside the retention and dropped"
+            for one in self.timelines
+            if one.dropped
+        ]
         lines.append(f"on disk: {_megabytes(self.bytes_before)} before, {_megabytes(self.bytes_after)} now")
         return "\n".join(lines)
 
 
 def _megabytes(size: int) -> str:
     return f"{size / 1e6:,.1f} MB"
-
-
-class _ChangedMeanwhileError(Exception):
-    """Some of the rows that were to be folded are no longer what was read."""
 
 
 class Compactor:
@@ -154,7 +162,7 @@ class Compactor:
                         self._commit(timeline, rows, made, done)
                     if self._ended:
                         return
-            except _ChangedMeanwhileError:
+            except ChangedMeanwhileError:
                 continue
             return
 
@@ -179,7 +187,7 @@ class Compactor:
             with attempt as commit:
                 began_s = time.perf_counter()
                 if commit.remove_rows(timeline.id, rows) != len(rows):
-                    raise _ChangedMeanwhileError
+                    raise ChangedMeanwhileError
                 commit.append(timeline.id, made)
         took_s = time.perf_counter() - began_s
         self.report.commits += 1
@@ -217,6 +225,24 @@ def _portions(entities: Iterable[list[StoredRow]], most_rows: int) -> Iterator[l
         yield some
 
 
+def retain(
+    store: Store,
+    *,
+    now: Callable[[], int],
+    steady: bool = False,
+    rest: Callable[[float], bool] = lambda took_s: True,
+) -> dict[int, int]:
+    """Move the horizons that views with a retention allow, and drop what nobody can ask about any more;
+    returns how many versions, by timeline version. ``steady``: beside writers, only where that is much."""
+    moved = advance(store, now=now, steady=steady)
+    timelines = [
+        one
+        for one in store.read(lambda snapshot: snapshot.timeline_versions())
+        if one.state != "retired" and one.floor_us is not None and (one.id in moved or not steady)
+    ]
+    return {one.id: drop(store, one, now=now, rest=rest) for one in timelines}
+
+
 def compact(
     store: Store,
     *,
@@ -227,7 +253,10 @@ def compact(
     """Fold what is worth it, and give back what nothing uses any more. ``whole``: fold all that lies apart,
     and write the store anew as small as it can be, while requests and writers wait."""
     before = store.size_bytes()
+    dropped = retain(store, now=now)
     report = Compactor(store, WHOLE if whole else THOROUGH, now=now, progress=progress).run()
+    for one in report.timelines:
+        one.dropped = dropped.get(one.timeline_version, 0)
     while store.give_back(whole=whole):
         pass
     store.checkpoint()

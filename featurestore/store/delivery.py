@@ -32,8 +32,8 @@ RUN_VERSIONS = 10_000
 
 @dataclass(frozen=True)
 class Layout:
-    """How a timeline version holds its facts: the entity's key columns, the stored ones, and who plays
-    which part."""
+    """How a timeline version holds its facts: the entity's key columns, the stored ones, who plays which
+    part, and before which event time it may hold none."""
 
     keys: tuple[str, ...]
     stored: pa.Schema
@@ -41,6 +41,7 @@ class Layout:
     available_at: str | None
     id: tuple[str, ...]
     has_id: bool
+    floor_us: int | None = None
 
     @classmethod
     def of(cls, timeline: TimelineVersion) -> Layout:
@@ -58,6 +59,7 @@ class Layout:
             available_at if available_at is None else str(available_at),
             tuple(name for name in ids if name not in keys),
             bool(ids),
+            timeline.floor_us,
         )
 
     @property
@@ -85,6 +87,13 @@ class Facts:
 
     def those(self, which: NDArray[np.bool_]) -> Facts:
         return Facts(self.identity[which], self.hashes[which], self.available[which])
+
+
+def identities(entity: I64, identity: U64) -> NDArray[np.void]:
+    """Entity and identity of some versions as one array, to be compared with others."""
+    pairs = np.empty(len(entity), np.dtype([("entity", np.int64), ("identity", np.uint64)]))
+    pairs["entity"], pairs["identity"] = entity, identity
+    return pairs
 
 
 def facts_of(table: pa.Table, layout: Layout) -> Facts:
@@ -136,6 +145,23 @@ class Delivery:
     @cached_property
     def facts(self) -> Facts:
         return facts_of(self.table, self.layout)
+
+    def outlived_of(self, first: int, end: int) -> NDArray[np.bool_] | None:
+        """``outlived`` of the versions ``[first, end)``."""
+        return None if self.outlived is None else self.outlived[first:end]
+
+    @cached_property
+    def outlived(self) -> NDArray[np.bool_] | None:
+        """The versions of identities all of whose versions here happened before the floor; None for none."""
+        floor_us = self.layout.floor_us
+        if floor_us is None or not len(self.event_time) or self.event_time.min() >= floor_us:
+            return None
+        old = self.event_time < floor_us
+        if self.layout.has_id:
+            entity = np.repeat(np.arange(len(self.offsets) - 1), np.diff(self.offsets))
+            pairs = identities(entity, self.facts.identity)
+            old &= ~np.isin(pairs, pairs[~old])
+        return old
 
 
 def deliver(

@@ -74,6 +74,10 @@ def by_bound(sizes: Iterable[tuple[bytes, int]], tiers: Tiers) -> Mapping[int, l
     return made
 
 
+class ChangedMeanwhileError(Exception):
+    """Some of the rows that were to be replaced are no longer what was read."""
+
+
 @dataclass(frozen=True)
 class Folder:
     """Folds rows of one timeline version; ``by`` is the column that its runs are ordered by."""
@@ -89,10 +93,13 @@ class Folder:
         layout = Layout.of(timeline)
         return cls(layout.stored, layout.event_time)
 
-    def fold(self, rows: Sequence[StoredRow]) -> list[SegmentRow]:
+    def fold(self, rows: Sequence[StoredRow], stays: NDArray[np.bool_] | None = None) -> list[SegmentRow]:
         """The rows that hold all versions of ``rows``, as a backfill of them would have written them, with
         the commits at which they entered. No version is left out: one that was delivered again because it was
-        available earlier tells, beside the first, what was known when."""
+        available earlier tells, beside the first, what was known when.
+
+        ``stays`` bool[versions]: only these, of those that lie in ``rows`` one after another.
+        """
         keys = sorted({row.entity_key for row in rows})
         number = {key: i for i, key in enumerate(keys)}
         payloads = [row.payload for row in rows]
@@ -101,6 +108,8 @@ class Folder:
         entity = np.repeat(np.array([number[row.entity_key] for row in rows], np.int64), counts)
         time = instants(single(table, self.by), null=NEVER)
         order = np.lexsort((entered, time, entity))
+        if stays is not None:
+            order = order[stays[order]]
         time = time[order]
         offsets = np.searchsorted(entity[order], np.arange(len(keys) + 1))
         bounds, of = cut(offsets, time, RUN_VERSIONS)

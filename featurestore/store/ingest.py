@@ -48,16 +48,16 @@ _registries: WeakKeyDictionary[Store, Registry] = WeakKeyDictionary()
 
 @dataclass(frozen=True)
 class IngestReport:
-    """What became of each pushed row: accepted + corrected + duplicate + keyless + forgotten + ignored +
-    rejected are all of them. ``rejected`` holds (number, reason): rows are numbered from 1, without the
-    header of a file; in JSON lines it is the line's number. ``store_commit`` is the commit that holds the
-    last of them.
+    """What became of each pushed row: accepted + corrected + duplicate + late + keyless + forgotten +
+    ignored + rejected are all of them. ``rejected`` holds (number, reason): rows are numbered from 1, without
+    the header of a file; in JSON lines it is the line's number. ``store_commit`` is the commit that holds
+    the last of them.
 
     Of a table, ``ignored`` rows are tombstones and the like, ``corrected`` ones are in conflict: other
     content than another change of their row at their position, the first of which ``conflicts`` names.
     ``updates_of_unseen_rows`` counts rows that the store had not seen and whose first change, by position, is
     an update or a delete: it is accepted. Of ``forgotten`` rows, those of forgotten entities, nothing is
-    kept.
+    kept, nor of ``late`` ones: no question inside the retention could see them.
     """
 
     source: str
@@ -71,6 +71,7 @@ class IngestReport:
     conflicts: list[Conflict] = field(default_factory=list)
     updates_of_unseen_rows: int = 0
     forgotten: int = 0
+    late: int = 0
 
     def to_dict(self) -> dict[str, Any]:
         return {
@@ -83,13 +84,15 @@ class IngestReport:
             "conflicts": [conflict.to_dict() for conflict in self.conflicts],
             "updates_of_unseen_rows": self.updates_of_unseen_rows,
             "forgotten": self.forgotten,
+            "late": self.late,
             "rejected": [{"row": row, "reason": reason} for row, reason in self.rejected],
             "store_commit": self.store_commit,
         }
 
     def text(self) -> str:
         counted = (("accepted", self.accepted), ("corrected", self.corrected), ("duplicate", self.duplicate),
-                   ("without an entity key", self.keyless), ("of forgotten entities", self.forgotten),
+                   ("too late to be of use", self.late), ("without an entity key", self.keyless),
+                   ("of forgotten entities", self.forgotten),
                    ("ignored", self.ignored),
                    ("rejected", len(self.rejected)))  # fmt: skip
         told = ", ".join(f"{n:,} {what}" for what, n in counted if n or what == "accepted")
@@ -149,6 +152,7 @@ def ingest(
         conflicts[:SHOWN],
         counts["unseen"],
         counts["forgotten"],
+        counts["late"],
     )
 
 

@@ -16,8 +16,8 @@ from featurestore.store.delivery import Facts
 
 I64 = NDArray[np.int64]
 
-ACCEPTED, CORRECTED, DUPLICATE, KEYLESS, FORGOTTEN = range(5)
-"""What becomes of a row; the last two have no place in a timeline, or none any more."""
+ACCEPTED, CORRECTED, DUPLICATE, LATE, KEYLESS, FORGOTTEN = range(6)
+"""What becomes of a row; the last three have no place in a timeline, or none any more."""
 
 
 @dataclass(frozen=True)
@@ -34,16 +34,25 @@ class Novelty:
         """The same where some of the versions are of a key that is forgotten."""
         return Novelty(np.where(forgotten, FORGOTTEN, self.status).astype(np.int8), self.kept & ~forgotten)
 
+    def without_late(self, late: NDArray[np.bool_] | None) -> Novelty:
+        """The same where some of the versions would be of no use to any question that is still answered."""
+        if late is None:
+            return self
+        late = late & self.kept
+        return Novelty(np.where(late, LATE, self.status).astype(np.int8), self.kept & ~late)
+
 
 def counted(status: NDArray[np.int8]) -> dict[str, int]:
     """How many rows became what."""
-    numbers = np.bincount(status, minlength=5).tolist()
+    numbers = np.bincount(status, minlength=6).tolist()
+    late = {"late": numbers[LATE]} if numbers[LATE] else {}
     return {
         "accepted": numbers[ACCEPTED],
         "corrected": numbers[CORRECTED],
         "duplicate": numbers[DUPLICATE],
         "keyless": numbers[KEYLESS],
         "forgotten": numbers[FORGOTTEN],
+        **late,
     }
 
 
@@ -53,12 +62,19 @@ def all_new(rows: int) -> Novelty:
 
 
 def novelty(
-    facts: Facts, codes: I64, entities: int, existing: Facts | None = None, existing_codes: I64 | None = None
+    facts: Facts,
+    codes: I64,
+    entities: int,
+    existing: Facts | None = None,
+    existing_codes: I64 | None = None,
+    *,
+    outlived: NDArray[np.bool_] | None = None,
 ) -> Novelty:
     """Compare delivered versions with one another and with those that are there already.
 
     ``codes`` int64[n] number the entities, 0 to ``entities`` - 1. Of new versions of one identity the content
-    that comes first is accepted, where none is there yet; every other content corrects it.
+    that comes first is accepted, where none is there yet; every other content corrects it. ``outlived``
+    bool[n]: versions that are late where their identity is not there.
     """
     delivered = len(codes)
     found = all_new(delivered)
@@ -76,7 +92,7 @@ def novelty(
     identity = facts.identity.view(np.int64)
     several = repeated(offsets, order, identity)
     if not several.any():
-        return found
+        return found.without_late(outlived)
     rows = np.flatnonzero(several)
     first, second = facts.hashes[rows, 0], facts.hashes[rows, 1]
     # Existing rows have lower numbers, so at equal availability they come first.
@@ -104,7 +120,10 @@ def novelty(
     mine = ~is_there
     found.status[rows[mine] - there] = status[mine]
     found.kept[rows[mine] - there] = kept[mine]
-    return found
+    if outlived is not None and outlived.any():
+        outlived = outlived.copy()
+        outlived[rows[mine] - there] &= ~identity_there[identity_group[mine]]
+    return found.without_late(outlived)
 
 
 def _changes(*keys: NDArray[np.generic]) -> NDArray[np.bool_]:

@@ -97,7 +97,8 @@ class Definition:
 
 @dataclass(frozen=True)
 class TimelineVersion:
-    """The stored columns of one (source, entity), and the horizon before which no question is answered."""
+    """The stored columns of one (source, entity), the horizon before which no question is answered, and the
+    floor: events before it may have been dropped."""
 
     id: int
     source: str
@@ -109,6 +110,7 @@ class TimelineVersion:
     horizon_us: int | None
     created_commit: int
     filled_commit: int | None = None
+    floor_us: int | None = None
 
 
 @dataclass(frozen=True)

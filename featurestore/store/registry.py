@@ -87,7 +87,7 @@ class Registry:
 
     def inner_timeline(self, plan: ViewPlan) -> TimelineVersion:
         """The timelines of a view that is looked up; an error says that they aren't filled yet."""
-        found = covering_timeline(self, plan)
+        found = covering_timeline(self, plan, looked_up=True)
         if found is None or found.state != "current":
             raise RequestError(f"{plan.label} is not filled yet", hint='run "featurestore backfill"')
         return found
@@ -284,8 +284,20 @@ def matching_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
     return min(same, key=lambda view: (rank[view.version.state], -view.version.version), default=None)
 
 
-def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | None:
-    """A timeline version that holds the facts and all columns that ``plan`` reads, a filled one first."""
+def _whole_version(registry: Registry, plan: ViewPlan) -> AppliedView | None:
+    """A version of a view that means what ``plan`` means and lacks nothing, filled or not."""
+    for view in registry.versions.values():
+        same = view.plan.name == plan.name and view.version.fingerprint == plan.fingerprint
+        if same and view.timeline.state != "retired" and reaches(view.timeline, None):
+            return view
+    return None
+
+
+def covering_timeline(
+    registry: Registry, plan: ViewPlan, *, looked_up: bool = False
+) -> TimelineVersion | None:
+    """A timeline version that holds the facts and all columns that ``plan`` reads, a filled one first. Who is
+    ``looked_up`` may be asked about any time."""
     schema = plan.source.schema
     needed = {name: str(schema[name]) for name in plan.used_columns() | set(_structural(plan))}
     found = [
@@ -293,13 +305,22 @@ def covering_timeline(registry: Registry, plan: ViewPlan) -> TimelineVersion | N
         for timeline in registry.timelines
         if timeline.fingerprint == plan.timeline_fingerprint
         and all(timeline.columns.get(name) == dtype for name, dtype in needed.items())
+        and reaches(timeline, None if looked_up else plan.reach_us)
     ]
     return min(found, key=lambda timeline: (timeline.state != "current", -timeline.id), default=None)
 
 
+def reaches(timeline: TimelineVersion, reach_us: int | None) -> bool:
+    """Whether a timeline version still holds all events that its questions need of the last ``reach_us``
+    before them; None for all events."""
+    if timeline.horizon_us is None or timeline.floor_us is None:
+        return True
+    return reach_us is not None and timeline.horizon_us - reach_us >= timeline.floor_us
+
+
 def inner_timelines(registry: Registry, plan: ViewPlan) -> list[TimelineVersion | None]:
     """The timelines that a view's lookups read, at any depth; None for one that is not there."""
-    return [covering_timeline(registry, view) for view in plan.inner()]
+    return [covering_timeline(registry, view, looked_up=True) for view in plan.inner()]
 
 
 def is_ready(registry: Registry, plan: ViewPlan) -> bool:
@@ -346,14 +367,18 @@ def apply(commit: Commit, registry: Registry, desired: Desired) -> None:
             if key[0] == "feature_view" and key[1] in registry.current:
                 commit.set_view_state(registry.current[key[1]].version.id, "pinned")
     made: dict[str, int] = {}
+    looked_up = {one.timeline_fingerprint for plan in desired.view_plans.values() for one in plan.inner()}
     for name, plan in desired.view_plans.items():
         found = matching_version(registry, plan)
+        if found is not None and plan.timeline_fingerprint in looked_up and not reaches(found.timeline, None):
+            # What it once dropped is looked up now: a new version is filled beside it.
+            found = _whole_version(registry, plan)
         if found is not None:
             filled = found.timeline.state == "current" and is_ready(registry, plan)
             if found.version.state != "current" and filled:
                 commit.switch_view(found.version.id)
             continue
-        timeline = covering_timeline(registry, plan)
+        timeline = covering_timeline(registry, plan, looked_up=plan.timeline_fingerprint in looked_up)
         timeline_id = made.get(plan.timeline_fingerprint) if timeline is None else timeline.id
         if timeline_id is None:
             timeline_id = made[plan.timeline_fingerprint] = new_timeline(commit, plan)

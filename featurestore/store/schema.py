@@ -13,7 +13,7 @@ from sqlalchemy import Connection, inspect, text
 from featurestore.errors import StoreError, StoreVersionError
 
 # Oldest first; the last is what this code reads and writes. A test holds it against the migrations.
-REVISIONS = ("0001", "0002", "0003", "0004", "0005")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005", "0006")
 
 Standing = Literal["empty", "old", "current"]
 

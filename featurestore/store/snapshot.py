@@ -151,6 +151,7 @@ class Snapshot:
                 horizon_us=row.horizon_us,
                 created_commit=row.created_commit,
                 filled_commit=row.filled_commit,
+                floor_us=row.floor_us,
             )
             for row in self._rows(select(timeline_versions).order_by(timeline_versions.c.id))
         ]
@@ -218,6 +219,22 @@ class Snapshot:
             .limit(limit)
         )
         return [(key, n) for key, n in self._rows(query)]
+
+    def entities_before(
+        self, timeline_version_id: int, start: int, *, after: bytes | None, limit: int
+    ) -> list[bytes]:
+        """The next entities, in key order, that have a stored row whose least event time is before
+        ``start``."""
+        c = segments.c
+        query = (
+            select(c.entity_key)
+            .where(c.timeline_version_id == timeline_version_id, c.start < start)
+            .where(true() if after is None else c.entity_key > after)
+            .distinct()
+            .order_by(c.entity_key)
+            .limit(limit)
+        )
+        return [row[0] for row in self._rows(query)]
 
     def row_count(self, timeline_version_id: int) -> int:
         """In how many rows a timeline version lies."""

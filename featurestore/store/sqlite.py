@@ -27,6 +27,7 @@ WRITE_CACHE_KIB = 65536
 # 8 MB that move from the file's end to its gaps.
 PAGES_A_STEP = 500
 INCREMENTAL = 2
+CHECKPOINT_WAIT_MS = 100
 
 _LATEST = "SELECT number, last_arrival, registry_commit FROM commits ORDER BY number DESC LIMIT 1"
 _COMMIT = (
@@ -262,6 +263,8 @@ class Sqlite(Database):
     def checkpoint(self, session: Session) -> None:
         """Move what the write-ahead log holds into the file, as far as readers allow."""
         assert isinstance(session, SqliteSession)
+        # A request that still reads an older state ends in milliseconds.
+        session.raw.execute(f"PRAGMA busy_timeout={CHECKPOINT_WAIT_MS}")
         session.raw.execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def purge(self, session: Session, *, whole: bool) -> bool:

@@ -27,7 +27,7 @@ from featurestore.store.ingest import (
     remember,
     row_statuses,
 )
-from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, FORGOTTEN, KEYLESS
+from featurestore.store.novelty import ACCEPTED, CORRECTED, DUPLICATE, FORGOTTEN, KEYLESS, LATE
 from featurestore.store.positions import Slice, move
 from featurestore.store.registry import Registry
 from featurestore.store.seen import seen_by
@@ -40,6 +40,7 @@ COUNTED = {
     ACCEPTED: "accepted",
     CORRECTED: "corrected",
     DUPLICATE: "duplicate",
+    LATE: "late",
     KEYLESS: "keyless",
     FORGOTTEN: "forgotten",
 }

@@ -92,6 +92,8 @@ timeline_versions = Table(
     _commit("created_commit"),
     # The commit at which all that its source's log held was there.
     _number("filled_commit", null=True),
+    # Questions from ``horizon_us`` on are answered; events before ``floor_us`` may have been dropped.
+    _number("floor_us", null=True),
     sqlite_autoincrement=True,
 )
 
