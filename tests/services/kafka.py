@@ -67,12 +67,13 @@ log.segment.delete.delay.ms=0
 class Broker:
     """One broker. ``bootstrap`` is where clients connect; it stays the same over restarts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, more: str = "") -> None:
         self.directory = directory
         self.port, controller = _free_ports(2)
         self._settings = directory / "server.properties"
         self._settings.write_text(
-            SETTINGS.format(port=self.port, controller=controller, directory=directory), encoding="utf-8"
+            SETTINGS.format(port=self.port, controller=controller, directory=directory) + more,
+            encoding="utf-8",
         )
         self._process: subprocess.Popen[bytes] | None = None
         self._run("kafka.tools.StorageTool", "format", "-t", CLUSTER_ID, "-c", str(self._settings))
@@ -148,11 +149,11 @@ class Broker:
 
 
 @contextmanager
-def running_broker() -> Iterator[Broker]:
-    """A broker while the block runs; its directory is gone afterwards."""
+def running_broker(more: str = "") -> Iterator[Broker]:
+    """A broker while the block runs, with ``more`` settings; its directory is gone afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="kafka-"))
     try:
-        broker = Broker(directory)
+        broker = Broker(directory, more)
         broker.start()
         try:
             yield broker
