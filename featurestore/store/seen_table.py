@@ -92,12 +92,14 @@ class SeenTable:
         return Facts(self._identity[rows], self._hashes[rows], self._available[rows]), asked
 
     def shrink(self, size: int) -> None:
-        """Keep what was asked for last, small entities before large ones, in at most so many bytes."""
+        """Keep what was asked for last, small entities before large ones, in at most so many bytes; an entity
+        that would take more than half of them does not push out the others."""
         issued = self._issued
-        order = np.lexsort((self._count[:issued], -self.used[:issued]))
-        cost = np.cumsum(VERSION_BYTES * self._count[order] + ENTITY_BYTES)
+        cost = VERSION_BYTES * self._count[:issued] + ENTITY_BYTES
+        may = np.flatnonzero((cost <= size // 2) & (self.used[:issued] >= 0))
+        order = may[np.lexsort((self._count[may], -self.used[may]))]
         stays = np.zeros(issued, np.bool_)
-        stays[order[(cost <= size) & (self.used[order] >= 0)]] = True
+        stays[order[np.cumsum(cost[order]) <= size]] = True
         place = np.where(stays, np.cumsum(stays) - 1, -1)
         self._numbers = {key: int(place[n]) for key, n in self._numbers.items() if stays[n]}
         self._issued = int(stays.sum())

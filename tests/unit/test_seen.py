@@ -70,6 +70,15 @@ def test_a_table_that_shrinks_keeps_what_was_asked_for_last():
     assert (table.versions, table.size) == (30, 3 * (480 + 200))
 
 
+def test_an_entity_that_is_too_large_is_not_kept_at_the_cost_of_the_others():
+    table = SeenTable(1 << 16)
+    numbers = table.hold(KEYS, as_of=1)
+    table.used[numbers] = [1, 1, 9, 1, 1]
+    table.add(np.repeat(numbers, [10, 10, 100, 10, 10]), facts([(0, n, 0) for n in range(140)]))
+    table.shrink(5 * (480 + 200))
+    assert (table.numbers(KEYS) >= 0).tolist() == [True, True, False, True, True]
+
+
 class Still:
     """A store at one commit, without rows; ``kinds`` are those of the commits since."""
 
