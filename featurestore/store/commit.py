@@ -71,9 +71,13 @@ class Commit:
         """The payloads of each entity that has any, as they are now, this commit's own included."""
         return self._session.segments(timeline_version_id, entity_keys)
 
-    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
-        """The rows of some entities, each named once, that were written after a commit."""
-        return self._session.newer(timeline_version_id, entity_keys, after=after)
+    def newer(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int | Sequence[int]
+    ) -> list[StoredRow]:
+        """The rows of some entities, each named once, that were written after a commit, or after a commit of
+        each one's own."""
+        commits_of = [after] * len(entity_keys) if isinstance(after, int) else after
+        return self._session.newer(timeline_version_id, entity_keys, after=commits_of)
 
     def kinds(self, *, after: int) -> set[str]:
         """What kinds of commits there are after another one, before this one."""

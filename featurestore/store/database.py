@@ -70,8 +70,10 @@ class Session(ABC):
         """
 
     @abstractmethod
-    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
-        """The rows of some entities that were written after a commit, entity by entity. Keys don't repeat."""
+    def newer(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: Sequence[int]
+    ) -> list[StoredRow]:
+        """The rows of some entities that were written after a commit, each one's own. Keys don't repeat."""
 
     @abstractmethod
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:

@@ -81,10 +81,10 @@ _SEGMENTS_OF_ONE = Statement(
 _NEWER = Statement(
     "newer",
     "SELECT s.entity_key, s.level, s.start, s.commit_number, s.versions, s.payload "
-    "FROM unnest($1) AS asked (key) CROSS JOIN LATERAL (SELECT * FROM segments "
-    "WHERE entity_key = asked.key AND timeline_version_id = $2 AND commit_number > $3 OFFSET 0) AS s "
-    "ORDER BY s.entity_key",
-    (BYTEA_ARRAY, INT8, INT8),
+    "FROM unnest($1, $3) AS asked (key, after) CROSS JOIN LATERAL (SELECT * FROM segments "
+    "WHERE entity_key = asked.key AND timeline_version_id = $2 AND commit_number > asked.after OFFSET 0) "
+    "AS s ORDER BY s.entity_key",
+    (BYTEA_ARRAY, INT8, INT8_ARRAY),
 )
 _ROW_SIZES = Statement(
     "row_sizes",
@@ -243,8 +243,10 @@ class PostgresSession(Session):
             return {key: payloads} if payloads else {}  # type: ignore[dict-item]
         return self._pairs(_SEGMENTS, list(dict.fromkeys(entity_keys)), timeline)
 
-    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
-        return self._stored(_NEWER, entity_keys, int8(timeline_version_id), int8(after))
+    def newer(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: Sequence[int]
+    ) -> list[StoredRow]:
+        return self._stored(_NEWER, entity_keys, int8(timeline_version_id), int8_array(after))
 
     def identities(self, timeline_version_id: int, row_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]:
         return self._pairs(_IDENTITIES, row_keys, int8(timeline_version_id))

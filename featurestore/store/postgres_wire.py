@@ -78,13 +78,14 @@ def bytea_array(values: Sequence[bytes]) -> bytes:
 
 
 def int8_array(values: Sequence[int]) -> bytes:
-    return _array(INT8, [int8(value) for value in values])
+    return _array(INT8, [one.to_bytes(8, "big", signed=True) for one in values])
 
 
 def _array(kind: int, values: Sequence[bytes]) -> bytes:
+    sizes = {size: size.to_bytes(4, "big") for size in set(map(len, values))}
     parts = [struct.pack(">iiiii", 1, 0, kind, len(values), 1)]
     for value in values:
-        parts += (len(value).to_bytes(4, "big"), value)
+        parts += (sizes[len(value)], value)
     return b"".join(parts)
 
 

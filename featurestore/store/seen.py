@@ -39,7 +39,7 @@ class Reader(Protocol):
     def read(self, timeline_version_id: int, entity_keys: Sequence[bytes]) -> dict[bytes, list[bytes]]: ...
 
     def newer(
-        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: Sequence[int]
     ) -> list[StoredRow]: ...
 
     def kinds(self, *, after: int) -> set[str]: ...
@@ -139,9 +139,8 @@ class Seen:
         numbers = table.numbers(keys)
         stale = np.flatnonzero((numbers >= 0) & (table.as_of[numbers] < self._foreign))
         if len(stale):
-            as_of = {keys[i]: int(table.as_of[numbers[i]]) for i in stale.tolist()}
-            rows = source.newer(timeline_version_id, list(as_of), after=min(as_of.values()))
-            rows = [one for one in rows if one.commit_number > as_of[one.entity_key]]
+            changed = [keys[i] for i in stale.tolist()]
+            rows = source.newer(timeline_version_id, changed, after=table.as_of[numbers[stale]].tolist())
             # Other rows than deltas are in the place of older ones, or many: read it all.
             table.drop(list({one.entity_key for one in rows if one.level != DELTA_LEVEL}))
             numbers = table.numbers(keys)

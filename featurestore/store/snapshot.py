@@ -64,10 +64,14 @@ class Snapshot:
         except self._database.driver_error as error:
             raise (self._database.unavailable(error) or error) from error
 
-    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
-        """The rows of some entities, each named once, that were written after a commit."""
+    def newer(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int | Sequence[int]
+    ) -> list[StoredRow]:
+        """The rows of some entities, each named once, that were written after a commit, or after a commit of
+        each one's own."""
+        commits_of = [after] * len(entity_keys) if isinstance(after, int) else after
         with self._database.errors():
-            return self._session.newer(timeline_version_id, entity_keys, after=after)
+            return self._session.newer(timeline_version_id, entity_keys, after=commits_of)
 
     def kinds(self, *, after: int) -> set[str]:
         """What kinds of commits there are after another one."""

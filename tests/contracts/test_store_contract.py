@@ -134,6 +134,11 @@ def test_what_is_newer_than_a_commit_is_told_row_by_row(store: Store):
         assert newer(other, [b"a"], after=-1) == [
             StoredRow(b"a", SEGMENT_LEVEL, 0, first.number, 1, b"other")
         ]
+        # Each entity with a commit of its own.
+        assert newer(timeline, [b"c", b"a", b"b"], after=[second.number, first.number, 0]) == [
+            late,
+            StoredRow(b"b", SEGMENT_LEVEL, 0, first.number, 1, b"b0"),
+        ]
         everything = sorted(newer(timeline, [b"a", b"b"], after=-1))
         assert [(one.entity_key, one.start) for one in everything] == [
             (b"a", -3), (b"a", 0), (b"a", 7), (b"b", 0),

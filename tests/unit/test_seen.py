@@ -90,7 +90,9 @@ class Still:
         self.read_keys += entity_keys
         return {}
 
-    def newer(self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: int) -> list[StoredRow]:
+    def newer(
+        self, timeline_version_id: int, entity_keys: Sequence[bytes], *, after: Sequence[int]
+    ) -> list[StoredRow]:
         return []
 
     def kinds(self, *, after: int) -> set[str]:
