@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from threading import Event, Thread
 
 from featurestore import FeatureStore, clock
-from featurestore.errors import StoreError
+from featurestore.errors import FeatureStoreError
 from featurestore.store.compaction import CompactionReport, Compactor, retain
 from featurestore.store.folding import STEADY
 
@@ -58,8 +58,9 @@ class _Beside:
                 try:
                     retain(project.store, now=clock.now, steady=True, rest=self._rest)
                     self._tell(Compactor(project.store, STEADY, now=clock.now, rest=self._rest).run())
-                except StoreError as error:
-                    # What is wrong with the store the workers tell; what is not folded now is folded later.
+                except FeatureStoreError as error:
+                    # What is wrong the workers tell, and wait for a store that is still to come; what is not
+                    # folded now is folded later.
                     logger.info("compaction waits: %s", error.fact)
                 pause_s = max(PERIOD_S, LOOKS * (time.monotonic() - began_s - self._rested_s))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from featurestore import FeatureStore
 from featurestore.store import Store
 from streaming import compacting
 from tests.integration.compaction_project import ACCOUNTS, Transfers, all_answers, push, rows_of, transfers
@@ -57,3 +58,22 @@ def test_a_command_that_ends_ends_its_compaction_too(project: Transfers):
         with compacting.compacting(store):
             pass
         assert time.monotonic() - began_s < compacting.PERIOD_S
+
+
+def test_a_store_that_is_still_to_come_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(compacting, "PERIOD_S", 0.01)
+    with FeatureStore(tmp_path) as nothing_yet, compacting.compacting(nothing_yet):
+        time.sleep(0.1)
+        project = Transfers(tmp_path / "made", "store.db")
+        (tmp_path / ".featurestore").mkdir()
+        with project.open() as store:
+            push(store, transfers(1, 60), pushes=30)
+        (project.root / "store.db").rename(tmp_path / ".featurestore" / "store.db")
+        until_s = time.monotonic() + 60
+        while time.monotonic() < until_s:
+            with Store.open(tmp_path / ".featurestore" / "store.db", migrate=False) as opened:
+                if longest(opened) < 16:
+                    break
+            time.sleep(0.05)
+        else:
+            pytest.fail("nothing was folded")
