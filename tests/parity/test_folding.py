@@ -158,19 +158,19 @@ def run(check: object, examples: int, *, least: int = LEAST, ways: Sequence[str]
 @pytest.mark.timeout(1200)
 def test_events_answer_alike_whatever_is_folded_whenever(tmp_path: Path):
     templates = Templates(tmp_path)
-    run(lambda data, met: check_events(data, templates, met), 30)
+    run(lambda data, met: check_events(data, templates, met), 12)
 
 
 @pytest.mark.timeout(1200)
 def test_tables_answer_alike_whatever_is_folded_whenever(tmp_path: Path):
     tables = Tables(tmp_path)
-    run(lambda data, met: check_tables(data, tables, met), 15)
+    run(lambda data, met: check_tables(data, tables, met), 8)
 
 
 @pytest.mark.timeout(1200)
 def test_folds_change_no_answer_of_a_store_in_postgresql(tmp_path: Path, postgres: Postgres):
     templates = Templates(tmp_path, postgres)
-    run(lambda data, met: check_events(data, templates, met), 6, least=1, ways=WAYS[:2])
+    run(lambda data, met: check_events(data, templates, met), 4, least=1, ways=WAYS[:2])
 
 
 @pytest.mark.slow
