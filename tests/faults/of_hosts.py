@@ -84,7 +84,7 @@ def a_loaded_file_is_forgotten(patch: Patch) -> None:
 
 @breaks(4)
 def what_is_pushed_again_is_kept_again(patch: Patch) -> None:
-    patch.setattr(featurestore.store.additions, "novelty", lambda facts, codes, *_: all_new(len(codes)))
+    patch.setattr(featurestore.store.additions, "novelty", lambda facts, codes, *_, **__: all_new(len(codes)))
 
 
 @breaks(5)
