@@ -364,6 +364,9 @@ class Worker:
         for at in error.args[0]:
             one = partition_of(at)
             first, ends = self._consumer.beginning_offsets([at]), self._consumer.end_offsets([at])
+            # Of a topic that was made again its id says more than its offsets do.
+            found = found_topic_ids(self._consumer, self._topic_ids)
+            check_topic_ids(self._sources.values(), self._held, self._topic_ids, found)
             with self._store.snapshot() as snapshot:
                 read_again(snapshot, self._sources.values(), self._held)
             for name, source in self._sources.items():

@@ -251,7 +251,9 @@ def test_a_topic_that_was_deleted_and_made_again_is_another_topic(tmp_path: Path
             _, said = worker.communicate(timeout=90)
         finally:
             worker.kill()
-        assert worker.returncode == NEEDS_A_PERSON and "which was deleted" in said
+        # By its id; or, before the brokers tell of that, by offsets that end too early.
+        assert worker.returncode == NEEDS_A_PERSON
+        assert "which was deleted" in said or "the topic was made anew" in said
         assert totals(stream_counts(store, topic))["delivered"] == 30
 
 
