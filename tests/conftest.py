@@ -37,6 +37,13 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
+def own_server() -> Iterator[Postgres]:
+    """A server that a test may kill."""
+    with Postgres() as server:
+        yield server
+
+
+@pytest.fixture
 def postgres_url(postgres: Postgres) -> Iterator[str]:
     """The URL of an empty PostgreSQL database."""
     url = postgres.database()
